@@ -1,0 +1,51 @@
+# bpfleet: two commands. `make run` shows the agent at work, `make test` proves it; both do all of their own set-up,
+# on Debian 12, as root.
+
+PYTHON    := /usr/bin/python3
+VENV      := .venv
+BIN       := $(VENV)/bin
+CONFIG    ?= etc/demo.toml
+DURATION  ?=
+TESTS     ?= tests
+
+# What runs the agent: an interpreter, bcc, libbpf, and a compiler for the .bpf.c files of the checkout.
+PACKAGES  := python3 python3-venv python3-dev python3-bpfcc libbpf1 libbpf-dev linux-libc-dev clang make
+# What the tests and benchmarks compare with, and make work for.
+TEST_PACKAGES := gcc libc6-dev bpftool llvm binutils iproute2 libbpf-tools bpfcc-tools procps util-linux
+
+SETUP     := $(VENV)/.ready
+TEST_SETUP := $(VENV)/.ready-for-tests
+
+.PHONY: run test lint bench clean setup
+
+run: $(SETUP)
+	@exec $(BIN)/bpfleet run --config $(CONFIG) $(if $(DURATION),--duration $(DURATION))
+
+test: $(TEST_SETUP) lint
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(TEST_SETUP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(TEST_SETUP)
+	$(BIN)/python -m bench
+
+setup: $(SETUP)
+
+# A virtual environment that sees Debian's bcc, which PyPI does not have.
+$(SETUP): pyproject.toml Makefile
+	@sh etc/apt-install.sh $(PACKAGES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(TEST_SETUP): $(SETUP)
+	@sh etc/apt-install.sh $(TEST_PACKAGES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist
+	find . -name '*.bpf.o' -delete -o -name '*.bpf.o.inputs' -delete

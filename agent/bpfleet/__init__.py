@@ -1,0 +1,97 @@
+"""bpfleet: a fleet-wide eBPF telemetry agent, and the API that its plugins import.
+
+    from bpfleet import Collector, Map, core, counter, hookimpl, label
+
+Names are imported when they are first used, so that the small processes of the agent stay small.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bpfleet.errors import BpfleetError, ConfigError, SinkError, WireError
+    from bpfleet.hooks import hookimpl
+    from bpfleet.schema import (
+        Field,
+        Fold,
+        Map,
+        Meaning,
+        counter,
+        gauge,
+        histogram,
+        label,
+        padding,
+        struct,
+        timestamp,
+    )
+    from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
+    from bpfleet.spec import Attach, Collector, Program, Sink, SinkContext, SinkType, bcc, core
+    from bpfleet.wire import Frame
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "errors": ("BpfleetError", "ConfigError", "SinkError", "WireError"),
+    "hooks": ("hookimpl",),
+    "schema": (
+        "Field",
+        "Fold",
+        "Map",
+        "Meaning",
+        "counter",
+        "gauge",
+        "histogram",
+        "label",
+        "padding",
+        "struct",
+        "timestamp",
+    ),
+    "settings": ("CollectorSettings", "Duration", "SinkSettings", "Size"),
+    "spec": ("Attach", "Collector", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"),
+    "wire": ("Frame",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Attach",
+    "BpfleetError",
+    "Collector",
+    "CollectorSettings",
+    "ConfigError",
+    "Duration",
+    "Field",
+    "Fold",
+    "Frame",
+    "Map",
+    "Meaning",
+    "Program",
+    "Sink",
+    "SinkContext",
+    "SinkError",
+    "SinkSettings",
+    "SinkType",
+    "Size",
+    "WireError",
+    "bcc",
+    "core",
+    "counter",
+    "gauge",
+    "histogram",
+    "hookimpl",
+    "label",
+    "padding",
+    "struct",
+    "timestamp",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'bpfleet' has no attribute {name!r}")
+    return getattr(import_module(f"bpfleet.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

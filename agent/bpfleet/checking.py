@@ -1,0 +1,107 @@
+"""Trying out what a configuration enables, without running it: for `bpfleet check` and `bpfleet plugins`.
+
+As root this runs in the worker, so that no plugin is imported as root; programs are loaded and
+compared with their schema, and not attached."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bpfleet.errors import BpfleetError
+from bpfleet.plugins import Listed, State, state_of
+from bpfleet.worker.startup import Startup
+
+__all__ = ["Finding", "check", "list_plugins", "report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one collector, sink or plugin. `state` is a `plugins.State`, or "ready"."""
+
+    kind: str
+    name: str
+    state: str
+    note: str = ""
+    error: str = ""
+
+
+def check(startup: Startup, *, load: bool) -> list[Finding]:
+    """One finding for everything that the configuration names."""
+    running = startup.collectors(attach=False) if load else startup.specs()
+    found = [Finding("collector", one.name, "ready", _note(one)) for one in running]
+    found += [Finding("sink", name, "ready", kind.help) for name, kind in startup.sink_types()]
+    startup.labels()
+    found += [
+        Finding(one.kind, one.name, one.state.value, "", str(one.error or "")) for one in startup.absent
+    ]
+    return sorted(found, key=lambda one: (one.kind, one.name))
+
+
+def list_plugins(startup: Startup) -> list[Finding]:
+    """One finding for every plugin installed; those that the configuration enables are imported and
+    checked."""
+    named = {(one.kind, one.name): one for one in check(startup, load=False)}
+    kinds = {table.get("type", name) for name, table in startup.config.sinks.items()}
+    found = []
+    for one in startup.plugins.all:
+        checked = named.pop((one.kind, one.name), None)
+        if checked is not None:
+            found.append(Finding(one.kind, one.name, checked.state, one.distribution, checked.error))
+        elif one.kind == "sink" and one.name in kinds:
+            found.append(Finding(one.kind, one.name, "ready", one.distribution))
+        else:
+            found.append(_unused(one, startup))
+    return found + [one for one in named.values() if one.error]
+
+
+def _unused(one: Listed, startup: Startup) -> Finding:
+    try:
+        startup.plugins.candidates(one.kind, one.name)
+    except BpfleetError as error:
+        return Finding(one.kind, one.name, state_of(error).value, one.distribution, str(error))
+    return Finding(one.kind or "?", one.name, State.DISABLED.value, one.distribution)
+
+
+def _note(running: Any) -> str:
+    maps = getattr(running, "maps", ())
+    read = [f"{one.name} ({one.reader.method})" for one in maps if hasattr(one, "reader")]
+    return "maps: " + ", ".join(read) if read else str(getattr(running, "help", ""))
+
+
+def report(findings: Iterable[Finding], form: str) -> int:
+    """Print the findings (as `table` or `json`); returns 2 where one of them is an error, else 0."""
+    findings = list(findings)
+    if form == "json":
+        for one in findings:
+            print(json.dumps({name: getattr(one, name) for name in one.__dataclass_fields__}))
+    else:
+        _table(findings)
+    for one in findings:
+        if one.error and form != "json":
+            print(f"\nbpfleet: {one.kind} {one.name!r} ({one.state}): {one.error}", file=sys.stderr)
+    return 2 if any(one.error for one in findings) else 0
+
+
+def _table(findings: list[Finding]) -> None:
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("kind", "name", "state", "", box=None, header_style="dim", pad_edge=False)
+        for one in findings:
+            colour = {"ready": "green", "disabled": "dim"}.get(one.state, "red")
+            table.add_row(one.kind, one.name, f"[{colour}]{one.state}[/]", one.note)
+        Console().print(table)
+        return
+    widths = [
+        max((len(getattr(one, part)) for one in findings), default=0) for part in ("kind", "name", "state")
+    ]
+    for one in findings:
+        cells = [
+            text.ljust(width) for text, width in zip((one.kind, one.name, one.state), widths, strict=True)
+        ]
+        print("  ".join([*cells, one.note]).rstrip())

@@ -1,0 +1,83 @@
+"""The command line: `bpfleet COMMAND`. One module per command; a command is imported when it is used.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration. Errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from bpfleet import __version__
+from bpfleet.errors import BpfleetError, ConfigError, ObjectError, PluginError
+
+__all__ = ["app", "main"]
+
+_COMMANDS = {
+    "run": "Run the agent.",
+    "once": "Load collectors, wait, print one snapshot of each, exit.",
+    "plugins": "List the plugins installed, and their states.",
+    "check": "Check a configuration, its plugins and their programs.",
+    "doctor": "Look for what this host lacks.",
+    "decode": "Print the records of a file as JSON lines.",
+    "inspect": "Show what is inside a .bpf.o.",
+}
+
+
+class _Commands(click.Group):
+    """Our commands, and those of plugins (entry points `cli.NAME`), each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS, *sorted(_plugin_commands())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in _COMMANDS:
+            command: click.Command = import_module(f"bpfleet.cli.{name}").command
+            return command
+        if name in self.commands:
+            return self.commands[name]
+        if name in _plugin_commands():
+            from bpfleet.plugins import Plugins
+
+            Plugins().hook("cli", name).bpfleet_cli(app=self)
+            return self.commands.get(name)
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # From the table, so that --help imports nothing.
+        rows = list(_COMMANDS.items()) + [
+            (name, f"From {dist}.") for name, dist in _plugin_commands().items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _plugin_commands() -> dict[str, str]:
+    from bpfleet.plugins import listed
+
+    return {one.name: one.distribution for one in listed() if one.kind == "cli"}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="bpfleet", message="%(prog)s %(version)s")
+def app() -> None:
+    """A plugin-based, fleet-wide eBPF telemetry agent.
+
+    bpfleet runs collectors (eBPF programs), takes snapshots of their maps, and hands them to sinks.
+    """
+
+
+def main() -> None:
+    """The `bpfleet` program."""
+    try:
+        app(prog_name="bpfleet")
+    except BpfleetError as error:
+        click.echo(f"bpfleet: {error}", err=True)
+        sys.exit(2 if isinstance(error, (ConfigError, PluginError, ObjectError)) else 1)
+    except BrokenPipeError:
+        # The reader has gone (`| head`): no more to say, and nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

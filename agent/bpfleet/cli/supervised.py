@@ -1,0 +1,78 @@
+"""Handing over to the supervisor: the command line's process becomes it, and stays small."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from bpfleet import config
+from bpfleet.errors import ConfigError
+from bpfleet.settings import Duration
+
+__all__ = ["become_supervisor", "config_option", "duration", "try_out"]
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Callback of options such as `--after 250ms`; gives seconds."""
+    if value is None:
+        return None
+    try:
+        return float(Duration.parse(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+config_option = click.option(
+    "--config",
+    "-c",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"The configuration; {config.DEFAULT_PATH} where it exists, else a built-in one.",
+)
+
+
+def become_supervisor(path: Path | None, options: dict[str, Any]) -> NoReturn:
+    """Exec the supervisor with this configuration; raises ConfigError where it is wrong.
+
+    `options` (mode, …) are the worker's. The configuration is read again at each reload, where it is a file.
+    """
+    text, name = config.read(path)
+    parsed = config.parse(text, name)
+    if not parsed.collectors and not options.get("collectors"):
+        raise ConfigError(
+            "the configuration enables no collector",
+            where=name,
+            remedy="add a table such as [collectors.execve]; bpfleet plugins lists what there is",
+        )
+    boot = {
+        "config": str(Path(name).absolute()) if Path(name).exists() else None,
+        "default": text,
+        "user": parsed.agent.user,
+        "state": parsed.agent.state,
+        "drain": parsed.agent.drain + 2.0,
+        "options": options,
+    }
+    # -P: nothing is imported from the current directory, which may be anyone's.
+    arguments = [sys.executable, "-P", "-m", "bpfleet.supervisor", json.dumps(boot)]
+    sys.stdout.flush()
+    os.execv(sys.executable, arguments)
+
+
+def try_out(path: Path | None, what: str, form: str) -> int:
+    """Check without root, in this process: everything but loading. Returns the exit code."""
+    import logging
+
+    from bpfleet import checking
+    from bpfleet.worker.startup import Startup
+
+    logging.disable()
+    text, name = config.read(path)
+    startup = Startup(config.parse(text, name), None, "", Path("/"))
+    if what == "plugins":
+        return checking.report(checking.list_plugins(startup), form)
+    return checking.report(checking.check(startup, load=False), form)

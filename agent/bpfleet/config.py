@@ -1,0 +1,122 @@
+"""The configuration: TOML, one table per collector and sink."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bpfleet.errors import ConfigError
+from bpfleet.settings import Duration, Settings, Size, convert
+
+__all__ = ["DEFAULT", "DEFAULT_PATH", "AgentSettings", "Config", "parse", "read"]
+
+DEFAULT_PATH = Path("/etc/bpfleet/bpfleet.toml")
+
+DEFAULT = """\
+[collectors.execve]
+[collectors.cputime]
+[collectors.dnslat]
+[sinks.stdout]
+"""
+"""What runs where there is no configuration."""
+
+
+class AgentSettings(Settings, frozen=True, kw_only=True):
+    """The `[agent]` table."""
+
+    interval: Duration = Duration(10)
+    """Time between two snapshots, for collectors that say nothing else."""
+    user: str | None = None
+    """The user that plugins run as; `bpfleet` where it exists, else `nobody`."""
+    state: str = "/var/lib/bpfleet"
+    """Where the agent keeps its id, and sinks their files."""
+    status_interval: Duration = Duration(60)
+    """Time between two status records; one more is sent whenever a state changes."""
+    load_timeout: Duration = Duration(30)
+    """How long a collector's loader may take."""
+    drain: Duration = Duration(10)
+    """How long sinks may take to deliver what waits when the agent ends."""
+    frame_size: Size = Size(1 << 20)
+    """Larger snapshots are sent in parts of about this size."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """Labels of this host, in every status record."""
+    host_labels: tuple[str, ...] = ()
+    """Plugins that give more labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The configuration, checked as far as it can be without the plugins."""
+
+    path: str
+    agent: AgentSettings
+    collectors: Mapping[str, dict[str, Any]]
+    sinks: Mapping[str, dict[str, Any]]
+
+
+def read(path: Path | None) -> tuple[str, str]:
+    """(text, name) of the configuration file; raises ConfigError where it can't be read."""
+    if path is None:
+        if not DEFAULT_PATH.exists():
+            return DEFAULT, "built-in default"
+        path = DEFAULT_PATH
+    try:
+        return path.read_text(), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"the configuration can't be read: {reason}",
+            where=str(path),
+            remedy="give an existing file with --config",
+        ) from None
+
+
+def parse(text: str, path: str) -> Config:
+    """Read the TOML `text` of file `path`; raises ConfigError naming place and remedy."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"not TOML: {error}", where=path, remedy="bpfleet check FILE after each change"
+        ) from None
+    known = ("agent", "collectors", "sinks")
+    for name in tables:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            raise ConfigError(
+                f"there is no table [{name}]",
+                where=path,
+                remedy=(f"did you mean [{close[0]}]? " if close else "")
+                + "tables are [agent], [collectors.NAME] and [sinks.NAME]",
+            )
+    return Config(
+        path,
+        convert(_table(tables, "agent", path), AgentSettings, where=f"{path}: [agent]"),
+        _tables(tables, "collectors", path),
+        _tables(tables, "sinks", path),
+    )
+
+
+def _table(tables: Mapping[str, Any], name: str, path: str) -> dict[str, Any]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name!r} is not a table", where=path, remedy=f"write [{name}]")
+    return table
+
+
+def _tables(tables: Mapping[str, Any], name: str, path: str) -> dict[str, dict[str, Any]]:
+    found = _table(tables, name, path)
+    for key, table in found.items():
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{name}.{key} is not a table",
+                where=f"{path}: [{name}]",
+                remedy=f"write [{name}.{key}]",
+            )
+    return found

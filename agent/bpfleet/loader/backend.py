@@ -1,0 +1,55 @@
+"""What both program kinds do for the loader; `core` and `bcc` each have one implementation.
+
+The loader's order is the same for both: load (nothing is attached yet) → compare the maps with the
+schema → make the snapshot programs → attach → hand over the fds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bpfleet.layout import Layout
+from bpfleet.spec import Attach
+
+__all__ = ["AttachedProgram", "Backend", "CompiledMap"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledMap:
+    """A map that is in the kernel, as the compiler described it.
+
+    `key` and `value` are None where the compiler left no type behind (then the map has sizes only).
+    For a section of global variables `name` is the section (`.bss`), `key` is empty and `value` has
+    one leaf per variable."""
+
+    name: str
+    fd: int
+    key: Layout | None
+    value: Layout | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedProgram:
+    """A program that is in the kernel; `attached` says where (`tp_btf/sched_switch`), "" where it
+    is only run on demand.
+
+    `links` are the fds that keep it attached (BPF links or perf events).
+    """
+
+    name: str
+    fd: int
+    attached: str
+    links: tuple[int, ...]
+
+
+class Backend(Protocol):
+    """A collector's program, loaded but not attached."""
+
+    def maps(self) -> Sequence[CompiledMap]:
+        """Every map of the program."""
+
+    def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
+        """Attach as `wanted` says, else as the source itself says; raises AttachError naming the
+        program and the place."""

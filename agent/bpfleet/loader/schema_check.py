@@ -1,0 +1,90 @@
+"""The declared schema against what the compiler made, before anything is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bpfleet.errors import SchemaMismatch
+from bpfleet.layout import Layout, Leaf, declared, differences, table
+from bpfleet.loader.backend import CompiledMap
+from bpfleet.schema import Map
+
+__all__ = ["FAILED_INSERTS", "check_schema", "derived_maps"]
+
+FAILED_INSERTS = "_failed_inserts"
+"""A u64 global (or, in BCC's dialect, an array of one u64) of this ending counts the refused
+inserts of a map."""
+
+
+def check_schema(
+    collector: str, maps: Sequence[Map], compiled: Mapping[str, CompiledMap]
+) -> dict[str, tuple[Layout, Layout]]:
+    """Key and value layout of each declared map; raises SchemaMismatch naming collector, map, field
+    and fix."""
+    return {spec.name: _check(collector, spec, compiled) for spec in maps}
+
+
+def derived_maps(compiled: Mapping[str, CompiledMap]) -> dict[str, tuple[Layout, Layout]]:
+    """Layouts of every map whose types the object tells, for a collector that declares none."""
+    found = {}
+    for name, one in compiled.items():
+        if one.key is None or one.value is None or name.endswith(FAILED_INSERTS):
+            continue
+        leaves = tuple(leaf for leaf in one.value.leaves if not leaf.name.endswith(FAILED_INSERTS))
+        if leaves and not name.startswith((".rodata", ".kconfig")):
+            found[name] = one.key, Layout(one.value.size, leaves)
+    return found
+
+
+def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tuple[Layout, Layout]:
+    where = f"collector {collector!r}, map {spec.name!r}"
+    made = compiled.get(spec.name)
+    if made is None:
+        raise SchemaMismatch(
+            f"map {spec.name!r} is declared and not in the program",
+            where=where,
+            remedy=f"the program's maps are: {', '.join(sorted(compiled)) or 'none'}",
+        )
+    if made.key is None or made.value is None:
+        raise SchemaMismatch(
+            f"the object does not tell the types of map {spec.name!r}, so its schema can't be checked",
+            where=where,
+            remedy="libbpf's dialect: define it with __type(key, …) and __type(value, …), compile with -g; "
+            "bcc's: no bit-fields, no arrays of two dimensions (docs/bcc.md)",
+        )
+    key, value = declared(spec.key, packed=spec.packed), declared(spec.value, packed=spec.packed)
+    if spec.is_globals:
+        return key, _globals(where, value, made.value)
+    found = differences(key, made.key, "key") + differences(value, made.value, "value")
+    if found:
+        raise SchemaMismatch(
+            f"map {spec.name!r} is not what its schema declares: " + "; ".join(found),
+            where=where,
+            log=_both("key", key, made.key) + _both("value", value, made.value),
+            remedy="change the schema or the C struct, so that both say the same",
+        )
+    return key, value
+
+
+def _globals(where: str, wanted: Layout, section: Layout) -> Layout:
+    """The wanted variables at the places that the compiler gave them."""
+    there = {leaf.name: leaf for leaf in section.leaves}
+    placed: list[Leaf] = []
+    for leaf in wanted.leaves:
+        other = there.get(leaf.name)
+        if other is None or other.ctype != leaf.ctype:
+            raise SchemaMismatch(
+                f"global variable {leaf.name!r}: declared {leaf.ctype}, "
+                + (f"compiled {other.ctype}" if other else "not in the object"),
+                where=where,
+                remedy=f"the section's variables are: {', '.join(there) or 'none'}",
+            )
+        placed.append(replace(leaf, offset=other.offset))
+    return Layout(section.size, tuple(placed))
+
+
+def _both(part: str, want: Layout, got: Layout) -> str:
+    if want.size == got.size and not differences(want, got, part):
+        return ""
+    return f"{part} declared:\n{table(want)}\n{part} compiled:\n{table(got)}\n"

@@ -1,0 +1,128 @@
+"""What worker, supervisor and loader say to each other: plain data, with fds beside it.
+
+    worker → supervisor   Load …, Seal, Grow …
+    supervisor → loader   Load or Grow (+ the map's fd)
+    loader → supervisor   Loaded or Failed (+ fds)        supervisor → worker   the same
+
+Fds are named by their index in the list that travels with the message (`bpfleet.ipc`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from bpfleet.layout import Layout
+from bpfleet.schema import Map
+
+__all__ = ["Failed", "Grow", "Load", "Loaded", "LoadedMap", "LoadedProgram", "Seal", "plain", "typed"]
+
+
+class Message(msgspec.Struct, kw_only=True, tag_field="op"):
+    """Base of every message; `op` is the class's name."""
+
+
+class Load(Message, kw_only=True, tag="load"):
+    """Bring one collector into the kernel."""
+
+    collector: str
+    kind: str
+    source: str
+    maps: tuple[Map, ...] = ()
+    attach: tuple[tuple[str, str, str, str], ...] = ()
+    """(program, kind, target, symbol)"""
+    knobs: dict[str, int] = msgspec.field(default_factory=dict)
+    cflags: tuple[str, ...] = ()
+    before_snapshot: str | None = None
+    row_buffer: int = 64 << 20
+    """The most bytes that one map's row buffer may take."""
+    methods: tuple[str, ...] = ("mmap", "walk", "batch", "key")
+    timeout: float = 30.0
+    """Seconds that the loader may take."""
+    attach_programs: bool = True
+    """False: only try whether it loads."""
+
+
+class Grow(Message, kw_only=True, tag="grow"):
+    """Make a new row buffer (and the snapshot program bound to it) for a map already loaded."""
+
+    collector: str
+    map: str
+    rows: int
+    """Rows that the new buffer has room for."""
+
+
+class Seal(Message, kw_only=True, tag="seal"):
+    """The worker has what it needs; `collectors` are the ones it uses."""
+
+    collectors: tuple[str, ...]
+
+
+class LoadedMap(msgspec.Struct, kw_only=True):
+    """One map in the kernel, and how it can be read."""
+
+    name: str
+    help: str
+    type: int
+    """The kernel's `enum bpf_map_type`."""
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    key: Layout
+    value: Layout
+    fd: int
+    walk_fd: int | None = None
+    """The snapshot program, loaded for this map."""
+    rows_fd: int | None = None
+    """Its mmapable row buffer."""
+    state_fd: int | None = None
+    """Its mmapable counters (rows written, rows seen)."""
+    rows_capacity: int = 0
+    walk_refused: str = ""
+    """Why there is no snapshot program, where there is none."""
+    failed_inserts_fd: int | None = None
+    """The fd of the mmapable or readable array that counts this map's failed inserts."""
+    failed_inserts_offset: int = 0
+
+
+class LoadedProgram(msgspec.Struct, kw_only=True):
+    """One program in the kernel and where it is attached ("" for one that is only run)."""
+
+    name: str
+    fd: int
+    attached: str = ""
+
+
+class Loaded(Message, kw_only=True, tag="loaded"):
+    """A collector is in the kernel and attached."""
+
+    collector: str
+    maps: tuple[LoadedMap, ...]
+    programs: tuple[LoadedProgram, ...]
+    links: tuple[int, ...]
+    before_snapshot_fd: int | None = None
+    generation: int = 0
+    """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
+
+
+class Failed(Message, kw_only=True, tag="failed"):
+    """A request could not be done; `error` is `BpfleetError.to_plain`."""
+
+    collector: str
+    error: dict[str, str]
+
+
+M = TypeVar("M")
+
+
+def plain(message: Message | LoadedMap) -> dict[str, Any]:
+    """The message as maps, lists, numbers and text."""
+    made: dict[str, Any] = msgspec.to_builtins(message)
+    return made
+
+
+def typed(data: dict[str, Any], kind: type[M]) -> M:
+    """The message that `data` says; raises msgspec.ValidationError where it says none."""
+    return msgspec.convert(data, kind)

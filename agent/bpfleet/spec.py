@@ -1,0 +1,132 @@
+"""What a plugin offers, as plain data: a collector's spec and a sink's type.
+
+A spec needs no kernel. What has been brought into the kernel is `bpfleet.protocol.Loaded`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bpfleet.errors import ConfigError
+from bpfleet.schema import Map
+from bpfleet.settings import CollectorSettings, SinkSettings
+from bpfleet.wire import Frame
+
+__all__ = ["Attach", "Collector", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A collector's source and the dialect it is written in (`core` or `bcc`)."""
+
+    kind: str
+    source: Path
+    cflags: tuple[str, ...] = ()
+
+
+def core(source: Path) -> Program:
+    """A program in libbpf's dialect: a `.bpf.c`, compiled ahead of time, or a `.bpf.o`."""
+    return Program("core", source)
+
+
+def bcc(source: Path, *, cflags: Sequence[str] = ()) -> Program:
+    """A program in BCC's dialect, compiled on the host by bcc."""
+    return Program("bcc", source, tuple(cflags))
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Where one program of the object is attached.
+
+    `kind` is tracepoint, raw_tp, tp_btf, uprobe or uretprobe. `target` is `group:name` of a
+    tracepoint, the name of a raw one, or for a uprobe the library (`c`, as in libc) or path;
+    `symbol` then is the function."""
+
+    program: str
+    kind: str
+    target: str
+    symbol: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collector:
+    """A named unit of telemetry: one program, the schema of its maps, its defaults.
+
+    Without `maps` the schema is derived from the object's types. Without `attach` every program
+    goes where its section's name (or bcc's own macro) says. `knobs` turns settings into the
+    source's `const volatile` variables (bcc: `-D` macros). `before_snapshot` names a
+    `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
+    first."""
+
+    name: str
+    version: str
+    help: str
+    program: Program
+    maps: tuple[Map, ...] = ()
+    attach: tuple[Attach, ...] = ()
+    settings: type[CollectorSettings] = CollectorSettings
+    knobs: Callable[[Any], Mapping[str, int]] | None = None
+    before_snapshot: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ConfigError(
+                f"a collector is named {self.name!r}",
+                where="Collector(name=…)",
+                remedy="use lower-case letters, digits, - and _, starting with a letter",
+            )
+
+
+class Sink(Protocol):
+    """Takes records. Its methods run in one thread of its own, never concurrently.
+
+    Raising `SinkError` means "not now": the same frames are offered again after a pause, to a newly
+    opened sink. Any other exception is a defect of the sink; it is reopened too, and after three
+    failures with the same frames they are given up and told as a gap."""
+
+    def write(self, frames: Sequence[Frame]) -> None:
+        """Take all of `frames`, in order; return once they are as safe as this sink makes them."""
+
+    def close(self) -> None:
+        """Let go of files and sockets; no write follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink may know of its surroundings."""
+
+    name: str
+    """The sink's name in the configuration."""
+    state: Path
+    """The agent's state directory; relative paths in settings are under it."""
+    agent: str
+    """The agent's id."""
+    host: str
+    user: str
+    """The user that the sink runs as."""
+    stopping: Callable[[], bool] = field(default=lambda: False)
+    """Whether the agent is shutting down; a sink that waits asks now and then."""
+    note_lost: Callable[[Sequence[Frame], str], None] = field(default=lambda frames, reason: None)
+    """Tell of frames that this sink gave up, with the reason; a `gap` is made of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkType:
+    """A kind of sink: its name, settings model and how to open one.
+
+    `open` raises `SinkError` or `PrivilegeError` where the sink can't be opened.
+    """
+
+    name: str
+    help: str
+    open: Callable[[Any, SinkContext], Sink]
+    settings: type[SinkSettings] = SinkSettings

@@ -1,0 +1,362 @@
+"""The supervisor process: starts the worker, has collectors loaded for it, holds their fds, starts it again.
+
+Run by `bpfleet run` and `bpfleet once`, which exec it with one JSON argument (`Boot`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bpfleet.errors import BpfleetError, ConfigError, LoadError
+from bpfleet.ipc import ChannelClosed, close_all
+from bpfleet.kernel import boottime_ns
+from bpfleet.supervisor.holdings import Holdings
+from bpfleet.supervisor.launch import Child, start_loader, start_worker
+from bpfleet.supervisor.privileges import User, make_state_directory, worker_user
+
+LEDGER_BYTES = 4096
+_LOADERS_AT_ONCE = 2
+_DONE, _CONFIGURATION_ENDED_IT = 0, 2
+_FALSE_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What the command line says."""
+
+    config: str | None
+    """The configuration's path; None where `default` is all there is."""
+    default: str
+    user: str | None
+    state: str
+    options: dict[str, Any]
+    """For the worker: mode, duration, collectors, …"""
+    drain: float = 10.0
+    """Seconds that the worker may take to end."""
+
+
+@dataclass
+class Job:
+    """A request on its way through a loader."""
+
+    request: dict[str, Any]
+    child: Child
+    deadline: float
+
+
+class Supervisor:
+    """The loop. One worker at a time; a few loaders at once; everything else waits."""
+
+    def __init__(self, boot: Boot, user: User) -> None:
+        self.boot, self.user = boot, user
+        self.run = boottime_ns()
+        self.holdings = Holdings()
+        self.selector = selectors.DefaultSelector()
+        self.ledger = os.memfd_create("bpfleet-ledger", os.MFD_CLOEXEC)
+        os.truncate(self.ledger, LEDGER_BYTES)
+        self.worker: Child | None = None
+        self.sealed = False
+        self.stopping = False
+        self.reloading = False
+        self.kill_at = float("inf")
+        self.start_at = 0.0
+        self.pause = 0.0
+        self.started = 0.0
+        self.waiting: list[dict[str, Any]] = []
+        self.jobs: list[Job] = []
+        self.config = ""
+        self.good_config: str | None = None
+        self.fall_back = False
+        self.false_starts = 0
+
+    def main(self) -> int:
+        """Run until the worker has ended for good; returns the exit code."""
+        wakeup = _signals()
+        self.selector.register(wakeup, selectors.EVENT_READ)
+        while True:
+            now = time.monotonic()
+            if self.worker is None and now >= self.start_at:
+                self._start_worker()
+            self._start_loaders()
+            for key, _ in self.selector.select(self._patience(now)):
+                if key.fileobj is wakeup:
+                    for number in wakeup.recv(64):
+                        self._signal(number)
+                elif isinstance(key.data, Job):
+                    self._answer_from_loader(key.data)
+                elif key.data == "channel":
+                    self._request_from_worker()
+                else:
+                    status = self._worker_ended()
+                    if status is not None:
+                        return status
+            self._enforce_deadlines()
+
+    # ---- the worker
+
+    def _start_worker(self) -> None:
+        self.sealed = False
+        self.started = time.monotonic()
+        self.config = self._read_config()
+        self.worker = worker = start_worker(self.user, Path(self.boot.state))
+        message = {
+            "op": "start",
+            "config_path": self.boot.config or "built-in default",
+            "config_text": self.config,
+            "options": self.boot.options,
+            "state": self.boot.state,
+            "user": self.user.name,
+            "run": self.run,
+        }
+        self.selector.register(worker.pidfd, selectors.EVENT_READ, "pidfd")
+        self.selector.register(worker.channel, selectors.EVENT_READ, "channel")
+        # Where it has ended already, its pidfd says so.
+        with suppress(ChannelClosed):
+            worker.channel.send(message, [self.ledger])
+
+    def _worker_ended(self) -> int | None:
+        """What to exit with; None where another worker follows."""
+        worker = self.worker
+        assert worker is not None
+        self.selector.unregister(worker.pidfd)
+        self._drop_channel()
+        status = worker.reap()
+        self.worker, self.waiting, self.kill_at = None, [], float("inf")
+        if self.reloading and not self.stopping:
+            self.reloading = False
+            self.start_at = 0.0
+            return None
+        if self.stopping or status == _DONE or self.boot.options["mode"] != "run":
+            return status if status >= 0 else 1
+        if status == _CONFIGURATION_ENDED_IT:
+            if self.good_config is None or self.config == self.good_config:
+                return status
+            _say("the new configuration is not used; going on with the one before")
+            self.fall_back = True
+            return None
+        self.false_starts += 1
+        if self.good_config is None and self.false_starts == _FALSE_STARTS:
+            _say(f"the worker ended ({_how(status)}) {_FALSE_STARTS} times before it was ready; giving up")
+            return 1
+        # A worker that ran for a while starts again at once; one that keeps dying, ever more slowly.
+        lived = time.monotonic() - self.started
+        self.pause = 0.0 if lived > 10 else min(30.0, self.pause * 2 or 0.5)
+        self.start_at = time.monotonic() + self.pause
+        _say(f"the worker ended ({_how(status)}); starting another, counters go on")
+        return None
+
+    def _read_config(self) -> str:
+        if self.fall_back and self.good_config is not None:
+            self.fall_back = False
+            return self.good_config
+        if self.boot.config is None:
+            return self.boot.default
+        try:
+            return Path(self.boot.config).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            if self.good_config is None:
+                raise ConfigError(
+                    f"the configuration can't be read: {error}", where=self.boot.config
+                ) from None
+            _say(f"the configuration can't be read ({error}); going on with the one before")
+            return self.good_config
+
+    def _request_from_worker(self) -> None:
+        assert self.worker is not None
+        try:
+            message, fds = self.worker.channel.receive()
+        except ChannelClosed:
+            self._drop_channel()
+            return
+        close_all(fds)
+        operation = message.get("op")
+        if operation == "seal":
+            self.sealed = True
+            self.good_config, self.false_starts = self.config, 0
+            self.holdings.keep_only(message["collectors"])
+        elif operation == "load":
+            self._load(message)
+        elif operation == "grow":
+            self.waiting.append(message)
+
+    def _load(self, request: dict[str, Any]) -> None:
+        found = self.holdings.find(request)
+        if found is not None:
+            self._send(*found)
+        elif self.sealed:
+            self._fail(
+                request,
+                LoadError(
+                    "the worker asked for a program after it was sealed",
+                    where=f"collector {request['collector']!r}",
+                    remedy="reload with SIGHUP to load what is new",
+                ),
+            )
+        else:
+            self.waiting.append(request)
+
+    # ---- loaders
+
+    def _start_loaders(self) -> None:
+        while self.waiting and len(self.jobs) < _LOADERS_AT_ONCE:
+            request = self.waiting.pop(0)
+            fds: list[int] = []
+            message = request
+            if request["op"] == "grow":
+                held = self.holdings.map_of(request["collector"], request["map"])
+                if held is None:
+                    continue
+                message = {
+                    "op": "grow",
+                    "request": request,
+                    "map": held[0],
+                    "collector": request["collector"],
+                }
+                fds = [held[1]]
+            job = Job(request, start_loader(), time.monotonic() + float(request.get("timeout", 30.0)))
+            self.jobs.append(job)
+            self.selector.register(job.child.channel, selectors.EVENT_READ, job)
+            # Where it has ended already, reading from it says so.
+            with suppress(ChannelClosed):
+                job.child.channel.send(message, fds)
+
+    def _answer_from_loader(self, job: Job) -> None:
+        try:
+            answer, fds = job.child.channel.receive()
+        except ChannelClosed:
+            self._finish(job)
+            status = job.child.reap()
+            self._fail(job.request, _died(job.request, _how(status)))
+            return
+        self._finish(job)
+        job.child.reap()
+        if job.request["op"] == "grow":
+            if "walk_fd" in answer:
+                self.holdings.replace_walker(job.request["collector"], answer, fds)
+                parts = [fds[answer[part]] for part in ("walk_fd", "rows_fd", "state_fd")]
+                self._send(
+                    {"op": "grown", "collector": job.request["collector"], **_renumbered(answer)}, parts
+                )
+            return
+        if answer["op"] == "loaded":
+            answer["generation"] = boottime_ns()
+            self.holdings.take(job.request, answer, fds)
+        self._send(answer, fds)
+
+    def _finish(self, job: Job) -> None:
+        self.selector.unregister(job.child.channel)
+        self.jobs.remove(job)
+
+    def _enforce_deadlines(self) -> None:
+        now = time.monotonic()
+        for job in [job for job in self.jobs if now > job.deadline]:
+            job.child.kill()
+            self._finish(job)
+            job.child.reap()
+            limit = job.request.get("timeout", 30.0)
+            self._fail(job.request, _died(job.request, f"it took longer than {limit:g} s"))
+        if self.worker is not None and now > self.kill_at:
+            self.kill_at = float("inf")
+            _say("the worker did not end in time and is killed")
+            self.worker.kill()
+
+    def _patience(self, now: float) -> float | None:
+        moments = [job.deadline for job in self.jobs] + [self.kill_at]
+        if self.worker is None:
+            moments.append(self.start_at)
+        nearest = min(moments)
+        return None if nearest == float("inf") else max(0.0, nearest - now) + 0.001
+
+    # ---- small things
+
+    def _signal(self, number: int) -> None:
+        if self.worker is None:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                sys.exit(0)
+            return
+        if number == signal.SIGHUP:
+            self.reloading = True
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            self.stopping = True
+        else:
+            return
+        self.worker.kill(signal.SIGTERM)
+        self.kill_at = time.monotonic() + self.boot.drain
+
+    def _send(self, message: dict[str, Any], fds: list[int]) -> None:
+        if self.worker is not None:
+            # Where it has ended, the next one asks again.
+            with suppress(ChannelClosed):
+                self.worker.channel.send(message, fds)
+
+    def _fail(self, request: dict[str, Any], error: BpfleetError) -> None:
+        self._send({"op": "failed", "collector": request["collector"], "error": error.to_plain()}, [])
+
+    def _drop_channel(self) -> None:
+        assert self.worker is not None
+        if self.worker.channel in [key.fileobj for key in self.selector.get_map().values()]:
+            self.selector.unregister(self.worker.channel)
+
+
+def _renumbered(grown: dict[str, Any]) -> dict[str, Any]:
+    return {"map": grown["name"], "capacity": grown["rows_capacity"]}
+
+
+def _died(request: dict[str, Any], how: str) -> LoadError:
+    return LoadError(
+        f"the loader of collector {request['collector']!r} did not finish: {how}",
+        where=str(request.get("source", request.get("map", ""))),
+        remedy="bpfleet check tries it alone; [agent] load_timeout gives it more time",
+    )
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def _signals() -> socket.socket:
+    """A socket that each signal's number is written to."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)
+    signal.set_wakeup_fd(theirs.detach())
+    return ours
+
+
+def _say(text: str) -> None:
+    print(f"bpfleet: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    boot = Boot(**json.loads(sys.argv[1]))
+    try:
+        user = worker_user(boot.user)
+        make_state_directory(Path(boot.state), user)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return Supervisor(boot, user).main()
+    except BpfleetError as error:
+        _say(str(error))
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""A collector in the worker: from its spec to a load request, from the answer's fds to readers."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bpfleet import kernel
+from bpfleet.errors import BpfleetError, ConfigError, LoadError
+from bpfleet.ipc import close_all
+from bpfleet.plugins import State
+from bpfleet.protocol import Load, Loaded, LoadedMap
+from bpfleet.reading.columns import Read
+from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
+from bpfleet.reading.mapped import map_memory
+from bpfleet.settings import CollectorSettings
+from bpfleet.spec import Collector
+from bpfleet.wire import Column, Frame, Schema, encode_schema
+
+__all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
+
+
+@dataclass
+class Cost:
+    """What reading a map has cost, cumulative."""
+
+    reads: int = 0
+    read_ns: int = 0
+    rows: int = 0
+    entries: int = 0
+    bytes: int = 0
+
+    def took(self, read: Read, nanoseconds: int) -> None:
+        """Count one read."""
+        self.reads += 1
+        self.read_ns += nanoseconds
+        self.rows, self.entries = read.rows, read.entries
+
+
+@dataclass
+class RunningMap:
+    """One map of a running collector."""
+
+    name: str
+    reader: MapReader
+    schema: Schema
+    schema_frame: Frame
+    failed_inserts: _Counter | None
+    cost: Cost = field(default_factory=Cost)
+    growing: bool = False
+
+    def losses(self, read: Read) -> dict[str, int]:
+        """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
+        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        if read.entries > read.rows:
+            found["truncated"] = read.entries - read.rows
+        return found
+
+
+@dataclass
+class RunningCollector:
+    """A collector that is in the kernel."""
+
+    name: str
+    version: str
+    interval: float
+    maps: list[RunningMap]
+    programs: list[dict[str, str]]
+    generation: int
+    before_snapshot: int | None
+    fds: list[int]
+    state: State = State.RUNNING
+    error: BpfleetError | None = None
+    retry_at: float = 0.0
+    failures: int = 0
+
+    @staticmethod
+    def of(
+        spec: Collector, settings: CollectorSettings, interval: float, loaded: Loaded, fds: list[int]
+    ) -> RunningCollector:
+        """Open readers over the fds that came with `loaded`; raises ReadError where a map can't be read."""
+        try:
+            maps = [_running_map(spec, settings, one, fds) for one in loaded.maps]
+        except OSError as error:
+            raise LoadError(
+                f"a map that was just made can't be read: {error.strerror}",
+                where=f"collector {spec.name!r}",
+                remedy="bpfleet doctor shows whether this kernel lets an unprivileged process read by fd",
+            ) from None
+        before = loaded.before_snapshot_fd
+        return RunningCollector(
+            name=spec.name,
+            version=spec.version,
+            interval=interval,
+            maps=maps,
+            programs=[{"name": one.name, "attached": one.attached} for one in loaded.programs],
+            generation=loaded.generation,
+            before_snapshot=None if before is None else fds[before],
+            fds=fds,
+        )
+
+    def use_larger_buffer(self, name: str, walk: WalkFds) -> None:
+        """Put a grown row buffer to use."""
+        for one in self.maps:
+            if one.name == name:
+                one.reader.use_walker(walk)
+                one.growing = False
+
+    def close(self) -> None:
+        """Let go of our copies of the fds; the supervisor's keep the programs attached."""
+        close_all(self.fds)
+
+
+def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> RunningMap:
+    walk = None
+    if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
+        walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
+    reader = MapReader(
+        fds[one.fd],
+        one.key,
+        one.value,
+        walk=walk,
+        allowed=settings.read,
+        walk_limit=settings.walk_limit,
+        most_bytes=settings.row_buffer,
+    )
+    if one.walk_refused and "walk" in reader.why_not:
+        reader.why_not["walk"] = one.walk_refused
+    columns = tuple(Column.of(leaf, "key") for leaf in one.key.columns()) + tuple(
+        Column.of(leaf, "value") for leaf in one.value.columns()
+    )
+    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
+    counter = None
+    if one.failed_inserts_fd is not None:
+        counter = _Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
+    return RunningMap(one.name, reader, schema, encode_schema(schema), counter)
+
+
+class _Counter:
+    """A u64 in an array map's first element."""
+
+    def __init__(self, fd: int, offset: int) -> None:
+        self._fd, self._offset = fd, offset
+        info = kernel.map_info(fd)
+        self._memory = (
+            map_memory(fd, info.value_size) if info.flags & 1 << 10 else np.zeros(info.value_size, np.uint8)
+        )
+        self._mapped = bool(info.flags & 1 << 10)
+        self._zero = np.zeros(4, np.uint8)
+
+    def value(self) -> int:
+        """The count now."""
+        if not self._mapped:
+            kernel.lookup(self._fd, self._zero.ctypes.data, self._memory.ctypes.data)
+        number: int = struct.unpack_from("<Q", self._memory.data, self._offset)[0]
+        return number
+
+
+def load_request(
+    spec: Collector, settings: CollectorSettings, timeout: float, *, attach: bool = True
+) -> Load:
+    """What the supervisor is asked to bring into the kernel; raises ConfigError where the settings
+    make no sense."""
+    unknown = [method for method in settings.read if method not in METHODS]
+    if unknown:
+        raise ConfigError(
+            f"there is no reading method {unknown[0]!r}",
+            where=f"[collectors.{spec.name}] read",
+            remedy=f"use some of {', '.join(METHODS)}",
+        )
+    return Load(
+        collector=spec.name,
+        kind=spec.program.kind,
+        source=os.fspath(spec.program.source),
+        maps=spec.maps,
+        attach=tuple((a.program, a.kind, a.target, a.symbol) for a in spec.attach),
+        knobs=_knobs(spec, settings),
+        cflags=spec.program.cflags,
+        before_snapshot=spec.before_snapshot,
+        row_buffer=int(settings.row_buffer),
+        methods=settings.read,
+        timeout=float(timeout),
+        attach_programs=attach,
+    )
+
+
+def _knobs(spec: Collector, settings: Any) -> dict[str, int]:
+    if spec.knobs is None:
+        return {}
+    try:
+        return {name: int(value) for name, value in spec.knobs(settings).items()}
+    except BpfleetError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the plugin's `knobs` raised {type(error).__name__}: {error}",
+            where=f"collector {spec.name!r}",
+            remedy="mend the plugin, or change the settings it chokes on",
+        ) from None

@@ -1,0 +1,200 @@
+"""What the configuration enables, made ready: collectors loaded through the supervisor, sinks opened."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bpfleet.config import Config
+from bpfleet.errors import BpfleetError, ConfigError, PluginError
+from bpfleet.identity import facts
+from bpfleet.ipc import Channel, close_all
+from bpfleet.plugins import Plugins, State, state_of
+from bpfleet.protocol import Loaded, Seal, plain, typed
+from bpfleet.settings import CollectorSettings, SinkSettings, convert
+from bpfleet.spec import Collector, Sink, SinkContext, SinkType, core
+from bpfleet.wire import Origin
+from bpfleet.worker.collecting import RunningCollector, load_request
+from bpfleet.worker.delivery import Delivery
+from bpfleet.worker.ledger import Ledger
+from bpfleet.worker.status import Absent
+
+__all__ = ["Startup"]
+
+log = logging.getLogger("bpfleet")
+
+
+@dataclass
+class Startup:
+    """Brings up what it can; what it can't is in `absent`, logged, and stops nothing else."""
+
+    config: Config
+    channel: Channel | None
+    """To the supervisor; None where nothing is to be loaded."""
+    user: str
+    state: Path
+    plugins: Plugins = field(default_factory=Plugins)
+    absent: list[Absent] = field(default_factory=list)
+
+    def collectors(self, *, attach: bool = True) -> list[RunningCollector]:
+        """Have every enabled collector loaded, then seal: no program is loaded for this worker after that."""
+        wanted: dict[str, tuple[Collector, CollectorSettings]] = {}
+        for spec, settings in self._specs():
+            try:
+                request = load_request(spec, settings, self.config.agent.load_timeout, attach=attach)
+            except BpfleetError as error:
+                self._can_not(spec.name, "collector", error)
+                continue
+            if spec.name in wanted:
+                self._can_not(spec.name, "collector", _twice(spec.name))
+                continue
+            wanted[spec.name] = spec, settings
+            self._channel.send(plain(request))
+        running = [one for one in self._answers(wanted) if one is not None]
+        self._channel.send(plain(Seal(collectors=tuple(one.name for one in running))))
+        return running
+
+    def specs(self) -> list[Collector]:
+        """The specs of every enabled collector; nothing is loaded."""
+        return [spec for spec, _ in self._specs()]
+
+    def sink_types(self) -> list[tuple[str, SinkType]]:
+        """(name, type) of every enabled sink; nothing is opened."""
+        return [(name, kind) for name, kind, _ in self._sinks()]
+
+    def sinks(self, origin: Origin, ledger: Ledger, changed: Any) -> list[Delivery]:
+        """A queue and a thread for every enabled sink."""
+        made = []
+        for name, kind, settings in self._sinks():
+            delivery = Delivery(
+                name,
+                kind.name,
+                self._opener(kind, settings, origin),
+                limit=settings.queue,
+                origin=origin,
+                ledger=ledger,
+                changed=changed,
+            )
+            delivery.start()
+            made.append(delivery)
+        return made
+
+    def labels(self) -> dict[str, str]:
+        """The configuration's labels and those that plugins give."""
+        labels: dict[str, str] = {}
+        for name in self.config.agent.host_labels:
+            try:
+                hook = self.plugins.hook("labels", name)
+                for given in hook.bpfleet_host_labels(facts=facts()):
+                    labels |= {str(key): str(value) for key, value in given.items()}
+            except BpfleetError as error:
+                self._can_not(name, "labels", error)
+            except Exception as error:
+                self._can_not(
+                    name,
+                    "labels",
+                    PluginError(
+                        f"bpfleet_host_labels raised {type(error).__name__}: {error}",
+                        where=f"labels {name!r}",
+                    ),
+                )
+        return labels | self.config.agent.labels
+
+    def _specs(self) -> Iterator[tuple[Collector, CollectorSettings]]:
+        for name, table in self.config.collectors.items():
+            where = f"{self.config.path}: [collectors.{name}]"
+            if table.get("enabled") is False:
+                # A table that is switched off needs no plugin.
+                self.absent.append(Absent(name, "collector", State.DISABLED))
+                continue
+            try:
+                spec = _file_collector(name) if "/" in name else self.plugins.collector(name)
+                settings = convert(table, spec.settings, where=where)
+            except BpfleetError as error:
+                self._can_not(name, "collector", _placed(error, where))
+                continue
+            yield spec, settings
+
+    def _sinks(self) -> Iterator[tuple[str, SinkType, SinkSettings]]:
+        for name, table in self.config.sinks.items():
+            where = f"{self.config.path}: [sinks.{name}]"
+            if table.get("enabled") is False:
+                self.absent.append(Absent(name, "sink", State.DISABLED))
+                continue
+            try:
+                kind = table.get("type", name)
+                if not isinstance(kind, str):
+                    raise ConfigError(f"type is {kind!r}", where=where, remedy='write type = "NAME"')
+                found = self.plugins.sink_type(kind)
+                settings = convert(table, found.settings, where=where)
+            except BpfleetError as error:
+                self._can_not(name, "sink", _placed(error, where))
+                continue
+            yield name, found, settings
+
+    def _answers(
+        self, wanted: dict[str, tuple[Collector, CollectorSettings]]
+    ) -> Iterable[RunningCollector | None]:
+        """One answer for each request, in whatever order loaders finish."""
+        self._channel.socket.settimeout(None)
+        for _ in wanted:
+            answer, fds = self._channel.receive()
+            spec, settings = wanted[answer["collector"]]
+            try:
+                if answer["op"] == "failed":
+                    raise BpfleetError.from_plain(answer["error"])
+                interval = settings.interval or self.config.agent.interval
+                yield RunningCollector.of(spec, settings, interval, typed(answer, Loaded), fds)
+            except BpfleetError as error:
+                close_all(fds)
+                self._can_not(spec.name, "collector", error)
+
+    @property
+    def _channel(self) -> Channel:
+        assert self.channel is not None
+        return self.channel
+
+    def _opener(self, kind: SinkType, settings: SinkSettings, origin: Origin) -> Any:
+        def open_sink(delivery: Delivery) -> Sink:
+            context = SinkContext(
+                name=delivery.name,
+                state=self.state,
+                agent=origin.agent,
+                host=origin.host,
+                user=self.user,
+                stopping=lambda: delivery.stopping,
+                note_lost=delivery.lost,
+            )
+            return kind.open(settings, context)
+
+        return open_sink
+
+    def _can_not(self, name: str, kind: str, error: BpfleetError) -> None:
+        state = state_of(error)
+        self.absent.append(Absent(name, kind, state, error))
+        log.error("%s %r does not run (%s): %s", kind, name, state.value, error)
+
+
+def _placed(error: BpfleetError, where: str) -> BpfleetError:
+    """A name that nothing offers is wrong where the configuration has it."""
+    if isinstance(error, ConfigError) and not error.where:
+        error.where = where
+    return error
+
+
+def _twice(name: str) -> ConfigError:
+    return ConfigError(
+        f"two collectors are named {name!r}",
+        where=f"[collectors.{name}]",
+        remedy="a collector made of a file is named after it: rename the file",
+    )
+
+
+def _file_collector(path: str) -> Collector:
+    """A collector without Python: the schema is derived from the object's types."""
+    stem = re.sub(r"[^a-z0-9_-]", "_", Path(path).name.partition(".")[0].lower())
+    return Collector(name=stem, version="", help=f"maps of {path}", program=core(Path(path)))

@@ -1,0 +1,65 @@
+"""One tick of one collector: read its maps, make records, hand them to the sinks.
+
+This is the agent's main path. Nothing here does Python work per map row: a read gives numpy views over the
+bytes that the kernel wrote, and encoding copies each column once, into the frame that the sinks get.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from bpfleet.kernel import boottime_ns, run_program
+from bpfleet.wire import Frame, Origin, Snapshot, encode_snapshot
+from bpfleet.worker.collecting import RunningCollector
+from bpfleet.worker.ledger import Ledger
+
+__all__ = ["Receiver", "tick"]
+
+
+class Receiver(Protocol):
+    """Where records go: a sink's queue."""
+
+    def offer(self, frame: Frame) -> None: ...
+
+
+def tick(
+    collector: RunningCollector,
+    origin: Origin,
+    ledger: Ledger,
+    sinks: Sequence[Receiver],
+    frame_size: int,
+) -> None:
+    """Take one snapshot of each of the collector's maps; raises OSError where the kernel refuses a read."""
+    if collector.before_snapshot is not None:
+        run_program(collector.before_snapshot)
+
+    for one in collector.maps:
+        t0 = boottime_ns()
+        read = one.reader.read()
+        t1 = boottime_ns()
+
+        snapshot = Snapshot(
+            schema=one.schema,
+            origin=origin,
+            generation=collector.generation,
+            seq=ledger.next_seq,
+            t0=t0,
+            t1=t1,
+            wall_offset=time.time_ns() - boottime_ns(),
+            rows=read.rows,
+            columns=read.columns,
+            method=read.method,
+            complete=read.complete,
+            entries=read.entries,
+            max_entries=one.reader.info.max_entries,
+            losses=one.losses(read),
+        )
+        for frame in encode_snapshot(snapshot, one.schema_frame, most=frame_size):
+            ledger.used(frame.seq)
+            one.cost.bytes += len(frame.data)
+            for sink in sinks:
+                sink.offer(frame)
+
+        one.cost.took(read, t1 - t0)

@@ -1,0 +1,13 @@
+"""What every `.bpf.c` shares: headers, and the agent's own snapshot program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["INCLUDE", "SNAPSHOT"]
+
+INCLUDE = Path(__file__).with_name("include")
+"""The directory that `#include <bpfleet/…>` is found in."""
+
+SNAPSHOT = Path(__file__).with_name("snapshot.bpf.c")
+"""The source of the snapshot program."""

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause)
+ *
+ * What a collector in libbpf's dialect includes, and nothing else: `#include <bpfleet/bpfleet.h>`.
+ */
+#ifndef BPFLEET_H
+#define BPFLEET_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include <bpfleet/kernel_types.h>
+
+#define TASK_COMM_LEN 16
+
+/*
+ * Count the inserts that the kernel refused for `map` (it is full, or out of memory). The agent reads
+ * `<map>_failed_inserts` by its name and tells it as a loss in every record.
+ */
+#define BPFLEET_FAILED_INSERTS(map) __u64 map##_failed_inserts
+
+/*
+ * The value of `key`, made from `zero` where there is none yet; NULL (and counted) where the kernel refuses.
+ * Two CPUs that make the same key at once get the same value.
+ */
+#define bpfleet_get_or_make(map, key, zero)                                                    \
+	({                                                                                     \
+		void *__value = bpf_map_lookup_elem(&map, key);                                \
+		if (!__value) {                                                                \
+			bpf_map_update_elem(&map, key, zero, BPF_NOEXIST);                     \
+			__value = bpf_map_lookup_elem(&map, key);                              \
+			if (!__value)                                                          \
+				__sync_fetch_and_add(&map##_failed_inserts, 1);                \
+		}                                                                              \
+		__value;                                                                       \
+	})
+
+/* The slot of a log2 histogram: 0 for 0 and 1, i for [2^i, 2^(i+1)), the last slot for all above. */
+static __always_inline __u32 bpfleet_log2_slot(__u64 value, __u32 slots)
+{
+	__u32 slot = 0;
+
+#pragma clang loop unroll(full)
+	for (__u32 bits = 32; bits; bits >>= 1) {
+		if (value >> bits) {
+			value >>= bits;
+			slot += bits;
+		}
+	}
+	return slot < slots ? slot : slots - 1;
+}
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause)
+ *
+ * The kernel types that collectors read, with no more members than are read. Offsets here mean nothing:
+ * preserve_access_index makes libbpf put in those of the running kernel (CO-RE).
+ */
+#ifndef BPFLEET_KERNEL_TYPES_H
+#define BPFLEET_KERNEL_TYPES_H
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef int pid_t;
+
+struct atomic {
+	int counter;
+};
+
+struct signal_struct {
+	struct atomic live; /* threads that have not exited; `atomic_t` in the kernel */
+};
+
+struct thread_info {
+	unsigned int cpu; /* x86: since 5.16 */
+};
+
+struct task_struct {
+	struct thread_info thread_info;
+	int on_cpu;
+	unsigned int __state; /* `state` before 5.14 */
+	pid_t pid;
+	pid_t tgid;
+	char comm[16];
+	struct task_struct *group_leader;
+	struct signal_struct *signal;
+};
+
+/* Programs of tracepoints in the syscalls group get this (`sys_exit_*`). */
+struct trace_event_raw_sys_exit {
+	long id;
+	long ret;
+};
+
+#pragma clang attribute pop
+
+#endif

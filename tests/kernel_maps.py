@@ -1,0 +1,119 @@
+"""Maps made for tests through bpf(2), and readers over them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bpfleet import kernel
+from bpfleet.layout import Layout, declared
+from bpfleet.loader.snapshot_program import load_walker
+from bpfleet.reading.ladder import MapReader, WalkFds
+from bpfleet.schema import Field
+
+TYPES = {name: number for number, name in enumerate(kernel.MAP_TYPES)}
+NO_PREALLOC, MMAPABLE = 1, 1 << 10
+
+
+@dataclass
+class TestMap:
+    """A map and the layouts of its key and value."""
+
+    __test__ = False
+
+    fd: int
+    type: str
+    key: Layout
+    value: Layout
+    entries: int
+
+    @property
+    def per_cpu(self) -> bool:
+        return kernel.map_info(self.fd).per_cpu
+
+    def put(self, key: bytes, value: bytes | Sequence[bytes]) -> None:
+        """Set one entry; for a per-CPU map give one value per CPU."""
+        if not isinstance(value, bytes):
+            value = b"".join(one.ljust(-(-self.value.size // 8) * 8, b"\0") for one in value)
+        kernel.update(self.fd, *(_address(part) for part in (_keep(key), _keep(value))))
+
+    def delete(self, key: bytes) -> None:
+        kernel.delete(self.fd, _address(_keep(key)))
+
+    def reader(self, method: str, *, capacity: int | None = None, **settings: Any) -> MapReader:
+        """A reader that may use only `method`; `capacity` is the row buffer's, in rows."""
+        walk = None
+        if method == "walk":
+            info = kernel.map_info(self.fd)
+            made = load_walker(self.fd, info, self.value, capacity or self.entries)
+            walk = WalkFds(made.program, made.rows, made.counters, made.capacity)
+        return MapReader(self.fd, self.key, self.value, walk=walk, allowed=[method], **settings)
+
+
+@contextmanager
+def new_map(
+    kind: str,
+    key: Sequence[Field],
+    value: Sequence[Field],
+    entries: int,
+    *,
+    flags: int = 0,
+    packed: bool = False,
+) -> Iterator[TestMap]:
+    """A new map; its fds are closed at the end."""
+    key_layout, value_layout = declared(key, packed=packed), declared(value, packed=packed)
+    fd = kernel.create_map(TYPES[kind], key_layout.size, value_layout.size, entries, flags)
+    before = set(os.listdir("/proc/self/fd"))
+    try:
+        yield TestMap(fd, kind, key_layout, value_layout, entries)
+    finally:
+        # Walkers made for this map are closed too.
+        for opened in set(os.listdir("/proc/self/fd")) - before:
+            with suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{opened}").startswith("anon_inode:bpf"):
+                    os.close(int(opened))
+        os.close(fd)
+
+
+def rows(reader: MapReader) -> list[tuple[Any, ...]]:
+    """One read as sorted rows of plain values."""
+    read = reader.read()
+    assert read.complete
+    columns = [column.tolist() for column in read.columns]
+    return sorted(tuple(map(_plain, row)) for row in zip(*columns, strict=True))
+
+
+def u32(number: int) -> bytes:
+    return struct.pack("<I", number)
+
+
+def u64(*numbers: int) -> bytes:
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+_kept: list[ctypes.Array[ctypes.c_char]] = []
+
+
+def _keep(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    """A buffer that lives as long as the system call that reads it."""
+    _kept[:] = _kept[-8:]
+    _kept.append(ctypes.create_string_buffer(data, len(data)))
+    return _kept[-1]
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.addressof(buffer)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def ones(size: int) -> bytes:
+    return np.ones(size, np.uint8).tobytes()

@@ -1,0 +1,232 @@
+"""The three processes: who may do what, and what survives whose death."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_process import Agent, run
+
+Start = Callable[..., Agent]
+
+QUICK = '[agent]\ninterval = "100ms"\n[collectors.execve]\n'
+
+
+def proc_status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def count_of(snapshot: dict[str, Any], comm: str) -> int:
+    return sum(row["count"] for row in snapshot["rows"] if row["comm"] == comm)
+
+
+def test_the_worker_is_nobody_and_has_no_capability(start_agent: Start) -> None:
+    agent = start_agent(QUICK + "[collectors.dnslat]")
+    agent.next_snapshot("execve", "counts")
+    status = proc_status(agent.child("bpfleet.worker"))
+    nobody = pwd.getpwnam("nobody")
+    assert status["Uid"].split() == [str(nobody.pw_uid)] * 4
+    assert status["Gid"].split() == [str(nobody.pw_gid)] * 4
+    assert status["Groups"] == ""
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind], 16) == 0, kind
+    assert status["NoNewPrivs"] == "1"
+
+
+def test_neither_worker_nor_supervisor_has_the_compiler_in_memory(start_agent: Start) -> None:
+    agent = start_agent(QUICK + "[collectors.dnslat]")
+    agent.next_snapshot("dnslat", "latency")
+    for pid in (agent.process.pid, agent.child("bpfleet.worker")):
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert not re.search(r"lib(bcc|LLVM|clang)", maps)
+    assert "bpfleet_plugins" not in Path(f"/proc/{agent.process.pid}/maps").read_text()
+
+
+def test_the_supervisor_opens_no_network_socket(start_agent: Start) -> None:
+    agent = start_agent(QUICK)
+    agent.next_snapshot("execve", "counts")
+    sockets = set()
+    for fd in Path(f"/proc/{agent.process.pid}/fd").iterdir():
+        try:
+            found = re.match(r"socket:\[(\d+)\]", os.readlink(fd))
+        except OSError:
+            continue
+        if found:
+            sockets.add(found.group(1))
+    unix = {line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
+    assert sockets
+    assert sockets <= unix
+
+
+def test_a_killed_worker_is_back_within_two_seconds_and_counters_go_on(
+    start_agent: Start, tmp_path: Path
+) -> None:
+    program = tmp_path / f"y{os.getpid()}"
+    program.write_bytes(Path("/bin/true").read_bytes())
+    program.chmod(0o755)
+    agent = start_agent(QUICK)
+    agent.next_snapshot("execve", "counts")
+    for _ in range(20):
+        subprocess.run([program], check=True)
+    before = agent.next_snapshot("execve", "counts")
+    worker = agent.child("bpfleet.worker")
+    killed = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    os.kill(worker, signal.SIGKILL)
+    for _ in range(20):
+        subprocess.run([program], check=True)
+    after = agent.next_snapshot("execve", "counts")
+    back = min(one["t0"] for one in agent.snapshots("execve", "counts") if one["t0"] > killed)
+    assert (back - killed) / 1e9 < 2.0
+    assert agent.child("bpfleet.worker") != worker
+    assert after["generation"] == before["generation"]
+    assert count_of(before, program.name) == 20
+    assert count_of(after, program.name) == 40
+    assert after["seq"] > before["seq"]
+
+
+def test_a_worker_that_dies_again_and_again_leaves_the_counters_alone(start_agent: Start) -> None:
+    agent = start_agent(QUICK)
+    first = agent.next_snapshot("execve", "counts")
+    worker = 0
+    for _ in range(3):
+        worker = agent.child("bpfleet.worker", other_than=worker)
+        agent.next_snapshot("execve", "counts")
+        os.kill(worker, signal.SIGKILL)
+    last = agent.next_snapshot("execve", "counts")
+    assert last["generation"] == first["generation"]
+    seqs = [one["seq"] for one in agent.records if one["kind"] in ("snapshot", "status")]
+    assert len(seqs) == len(set(seqs))
+
+
+def test_no_worker_outlives_its_supervisor(start_agent: Start) -> None:
+    agent = start_agent(QUICK)
+    agent.next_snapshot("execve", "counts")
+    worker = agent.child("bpfleet.worker")
+    agent.process.kill()
+    agent.process.wait()
+    for _ in range(500):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.01)
+    pytest.fail("the worker is still there")
+
+
+def test_nothing_stays_attached_or_mounted_after_the_end(start_agent: Start) -> None:
+    def programs() -> str:
+        listed = subprocess.run(["bpftool", "prog", "list"], capture_output=True, text=True, check=True)
+        return "\n".join(line for line in listed.stdout.splitlines() if "count_exec" in line)
+
+    before, mounts = programs(), Path("/proc/mounts").read_text()
+    agent = start_agent(QUICK + "[collectors.cputime]\n[collectors.dnslat]")
+    agent.next_snapshot("dnslat", "latency")
+    assert programs() != before
+    assert Path("/proc/mounts").read_text() == mounts
+    assert agent.stop() == 0
+    for _ in range(100):
+        if programs() == before:
+            break
+        time.sleep(0.05)
+    assert programs() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly_when_told_to(start_agent: Start, number: int) -> None:
+    agent = start_agent(QUICK)
+    agent.next_snapshot("execve", "counts")
+    assert agent.stop(number) == 0
+    assert agent.stderr == ""
+
+
+def test_a_duration_ends_it() -> None:
+    began = time.monotonic()
+    done = run("run", "--duration", "1s", "--config", "etc/demo.toml", cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began > 1.0
+
+
+def test_a_reload_loads_what_is_new_and_keeps_what_stays(start_agent: Start) -> None:
+    agent = start_agent(QUICK)
+    before = agent.next_snapshot("execve", "counts")
+    agent.write_config(QUICK + "[collectors.cputime]")
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for(lambda: agent.snapshots("cputime"))
+    after = agent.next_snapshot("execve", "counts")
+    assert after["generation"] == before["generation"]
+    agent.write_config('[agent]\ninterval = "100ms"\n[collectors.cputime]')
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for(lambda: [one["name"] for one in agent.status()["collectors"]] == ["cputime"])
+    listed = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True, check=True)
+    assert '"name":"count_exec"' not in listed.stdout
+
+
+def test_a_reload_with_a_wrong_configuration_goes_on_with_the_one_before(start_agent: Start) -> None:
+    agent = start_agent(QUICK)
+    before = agent.next_snapshot("execve", "counts")
+    agent.config.write_text("[agent\n")
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for(lambda: "going on with the one before" in agent.stderr)
+    after = agent.next_snapshot("execve", "counts")
+    assert after["generation"] == before["generation"]
+    assert "not TOML" in agent.stderr
+    assert "Traceback" not in agent.stderr
+
+
+def test_without_root_the_error_says_what_to_do(tmp_path: Path) -> None:
+    from agent_process import BPFLEET
+
+    done = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", BPFLEET, "once", "execve"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs root" in done.stderr
+    assert "remedy" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_code_behind_a_private_directory_is_reached_all_the_same(tmp_path: Path) -> None:
+    """A checkout in /root, which only root can pass."""
+    import sys
+
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    venv = private / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    site = next((venv / "lib").glob("python*/site-packages"))
+    (site / "all.pth").write_text(
+        "\n".join(path for path in sys.path if "site-packages" in path or "main" in path)
+    )
+    here = Path(__file__).parent.parent
+    copied = private / "copy"
+    for part in ("agent", "plugins", "bpf"):
+        subprocess.run(["cp", "-r", here / part, copied / part], check=True) if copied.exists() else (
+            copied.mkdir(),
+            subprocess.run(["cp", "-r", here / part, copied / part], check=True),
+        )
+    code = "import sys; from bpfleet.cli import main; sys.argv[0] = 'bpfleet'; main()"
+    done = subprocess.run(
+        [venv / "bin" / "python", "-c", code, "once", "execve", "--after", "300ms", "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={
+            **os.environ,
+            "PYTHONPATH": ":".join(str(copied / part) for part in ("agent", "plugins", "bpf")),
+        },
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"collector":"execve"' in done.stdout
+    assert private.stat().st_mode & 0o777 == 0o700

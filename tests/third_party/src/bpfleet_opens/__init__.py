@@ -1,0 +1,1 @@
+"""Files opened, by command; and a sink that writes one line per record."""
