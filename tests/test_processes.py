@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from agent_process import Agent, run
+from distributions import distribution, program
 
 Start = Callable[..., Agent]
 
@@ -120,22 +122,40 @@ def test_no_worker_outlives_its_supervisor(start_agent: Start) -> None:
     pytest.fail("the worker is still there")
 
 
-def test_nothing_stays_attached_or_mounted_after_the_end(start_agent: Start) -> None:
-    def programs() -> str:
-        listed = subprocess.run(["bpftool", "prog", "list"], capture_output=True, text=True, check=True)
-        return "\n".join(line for line in listed.stdout.splitlines() if "count_exec" in line)
+def held_programs(pid: int) -> set[int]:
+    """The ids of the programs that a process has fds of, as the kernel tells them."""
+    ids = set()
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        found = re.search(r"^prog_id:\s*(\d+)", info.read_text(), re.MULTILINE)
+        if found:
+            ids.add(int(found.group(1)))
+    return ids
 
-    before, mounts = programs(), Path("/proc/mounts").read_text()
+
+def loaded_programs() -> set[int]:
+    listed = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True, check=True)
+    return {one["id"] for one in json.loads(listed.stdout)}
+
+
+def gone(ids: set[int]) -> bool:
+    """Whether none of these programs is in the kernel any more; it frees them a moment after the last fd."""
+    for _ in range(200):
+        if ids.isdisjoint(loaded_programs()):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_nothing_stays_attached_or_mounted_after_the_end(start_agent: Start) -> None:
+    mounts = Path("/proc/mounts").read_text()
     agent = start_agent(QUICK + "[collectors.cputime]\n[collectors.dnslat]")
     agent.next_snapshot("dnslat", "latency")
-    assert programs() != before
+    ours = held_programs(agent.process.pid)
+    assert len(ours) >= 8
+    assert ours <= loaded_programs()
     assert Path("/proc/mounts").read_text() == mounts
     assert agent.stop() == 0
-    for _ in range(100):
-        if programs() == before:
-            break
-        time.sleep(0.05)
-    assert programs() == before
+    assert gone(ours)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -156,6 +176,7 @@ def test_a_duration_ends_it() -> None:
 def test_a_reload_loads_what_is_new_and_keeps_what_stays(start_agent: Start) -> None:
     agent = start_agent(QUICK)
     before = agent.next_snapshot("execve", "counts")
+    ours = held_programs(agent.process.pid)
     agent.write_config(QUICK + "[collectors.cputime]")
     agent.process.send_signal(signal.SIGHUP)
     agent.wait_for(lambda: agent.snapshots("cputime"))
@@ -164,8 +185,7 @@ def test_a_reload_loads_what_is_new_and_keeps_what_stays(start_agent: Start) -> 
     agent.write_config('[agent]\ninterval = "100ms"\n[collectors.cputime]')
     agent.process.send_signal(signal.SIGHUP)
     agent.wait_for(lambda: [one["name"] for one in agent.status()["collectors"]] == ["cputime"])
-    listed = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True, check=True)
-    assert '"name":"count_exec"' not in listed.stdout
+    assert gone(ours)
 
 
 def test_a_reload_with_a_wrong_configuration_goes_on_with_the_one_before(start_agent: Start) -> None:
@@ -230,3 +250,54 @@ def test_code_behind_a_private_directory_is_reached_all_the_same(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert '"collector":"execve"' in done.stdout
     assert private.stat().st_mode & 0o777 == 0o700
+
+
+SPEAKS = """
+import os, socket, sys
+from bpfleet import SinkType, hookimpl
+from bpfleet.ipc import Channel
+
+class Sink:
+    said = False
+    def __init__(self, settings, context): pass
+    def write(self, frames):
+        if not Sink.said and any(frame.kind == "snapshot" for frame in frames):
+            Sink.said = True
+            Channel(socket.socket(fileno=os.dup(int(sys.argv[1])))).send({message})
+    def close(self): pass
+
+@hookimpl
+def bpfleet_sinks():
+    return [SinkType(name="speaks", help="", open=Sink)]
+"""
+
+
+def test_after_sealing_nothing_that_runs_in_the_worker_can_load_a_program(
+    start_agent: Start, tmp_path: Path
+) -> None:
+    source = tmp_path / "evil.bpf.c"
+    source.write_text(program().replace("on_exec", "on_evil"))
+    message = {"op": "load", "collector": "evil", "kind": "core", "source": str(source)}
+    module = SPEAKS.replace("{message}", repr(message))
+    environment = distribution(tmp_path, "speaks", {"sink.speaks": "speaks"}, module)
+    agent = start_agent(QUICK + "[sinks.speaks]", **environment)
+    agent.wait_for(lambda: "after it was sealed" in agent.stderr)
+    agent.next_snapshot("execve", "counts")
+    listed = subprocess.run(["bpftool", "prog", "list"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listed.splitlines() if "on_evil" in line]
+
+
+@pytest.mark.parametrize(
+    "message", [{"op": "seal"}, {"op": "dance"}, {"collector": 3}, {"op": "grow"}, {"op": "load"}]
+)
+def test_a_worker_that_speaks_nonsense_is_replaced_and_the_counters_go_on(
+    start_agent: Start, tmp_path: Path, message: dict[str, Any]
+) -> None:
+    module = SPEAKS.replace("{message}", repr(message))
+    environment = distribution(tmp_path, "speaks", {"sink.speaks": "speaks"}, module)
+    agent = start_agent(QUICK + "[sinks.speaks]", **environment)
+    first = agent.next_snapshot("execve", "counts")
+    agent.wait_for(lambda: "makes no sense" in agent.stderr)
+    after = agent.next_snapshot("execve", "counts")
+    assert after["generation"] == first["generation"]
+    assert agent.process.poll() is None

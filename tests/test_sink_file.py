@@ -275,15 +275,26 @@ def test_a_user_without_rights_is_told_who_where_and_what_to_do(folder: Path) ->
         if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
 
-    def as_nobody() -> None:
-        os.setgid(nobody.pw_gid)
-        os.setuid(nobody.pw_uid)
-        FileSink(FileSettings(path=str(barred / "records")), context(folder, user="nobody"))
+    def as_nobody(path: Path) -> PrivilegeError:
+        def open_it() -> None:
+            os.setgid(nobody.pw_gid)
+            os.setuid(nobody.pw_uid)
+            FileSink(FileSettings(path=str(path)), context(folder, user="nobody"))
 
-    with pytest.raises(PrivilegeError) as caught:
-        apart(as_nobody, mounts=False)
-    assert caught.value.what == f"user 'nobody' may not write in folder {barred}"
-    assert f"chown nobody {barred}" in caught.value.remedy
+        with pytest.raises(PrivilegeError) as caught:
+            apart(open_it, mounts=False)
+        return caught.value
+
+    error = as_nobody(barred / "records")
+    assert error.what == f"user 'nobody' may not write in folder {barred}"
+    assert error.where == str(barred / "records")
+    assert "install -d -o nobody FOLDER" in error.remedy
+
+    os.chown(barred, nobody.pw_uid, nobody.pw_gid)
+    (barred / "roots").touch(mode=0o600)
+    error = as_nobody(barred / "roots")
+    assert error.what == "user 'nobody' may not write this file"
+    assert f"chown nobody {barred}/roots" in error.remedy
 
 
 # ---- crashes

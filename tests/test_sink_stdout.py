@@ -96,7 +96,7 @@ def test_a_table_in_a_pipe_is_plain_lines(pipe: Pipe, tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert text.count("execve.counts") == 2
     assert "  sh       30       10\n" in text
-    assert "1 more rows" in text
+    assert "1 more row\n" in text
 
 
 def test_gaps_and_changes_of_state_are_lines_of_a_table(pipe: Pipe, tmp_path: Path) -> None:

@@ -68,9 +68,7 @@ class Channel:
         try:
             while len(fds) < count:
                 fds.extend(self._group())
-            message = msgpack.unpackb(body)
-            if not isinstance(message, dict):
-                raise ChannelClosed("a message that is no map")
+            message = _unpack(body)
         except BaseException:
             close_all(fds)
             raise
@@ -103,6 +101,16 @@ class Channel:
         if not fds:
             raise ChannelClosed("fds were announced and none came; is the limit on open files reached?")
         return list(fds)
+
+
+def _unpack(body: bytes) -> dict[str, Any]:
+    try:
+        message = msgpack.unpackb(body)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ChannelClosed(f"a message that is no msgpack: {error}") from None
+    if not isinstance(message, dict):
+        raise ChannelClosed("a message that is no map")
+    return message
 
 
 def close_all(fds: Sequence[int]) -> None:

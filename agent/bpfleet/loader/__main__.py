@@ -84,7 +84,8 @@ def load(request: Load, fds: _Fds) -> Loaded:
 def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> LoadedMap:
     """Make a larger row buffer for a map that is in the kernel."""
     one = typed(loaded, LoadedMap)
-    walker = load_walker(map_fd, kernel.map_info(map_fd), one.value, request.rows)
+    info = kernel.map_info(map_fd)
+    walker = load_walker(map_fd, info, one.value, min(request.rows, info.max_entries))
     _take_walker(one, walker, fds)
     return one
 

@@ -180,15 +180,27 @@ class Supervisor:
             self._drop_channel()
             return
         close_all(fds)
-        operation = message.get("op")
+        try:
+            self._obey(message)
+        except (KeyError, TypeError, ValueError) as error:
+            # A worker that speaks nonsense is not one of ours any more; what runs in it can't harm us.
+            _say(f"the worker sent a message that makes no sense ({error!r}) and is replaced")
+            self.worker.kill()
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        operation = message["op"]
         if operation == "seal":
             self.sealed = True
             self.good_config, self.false_starts = self.config, 0
-            self.holdings.keep_only(message["collectors"])
+            self.holdings.keep_only([str(name) for name in message["collectors"]])
         elif operation == "load":
             self._load(message)
         elif operation == "grow":
-            self.waiting.append(message)
+            message = {"op": "grow", **{key: message[key] for key in ("collector", "map", "rows")}}
+            if message not in self.waiting and message not in [job.request for job in self.jobs]:
+                self.waiting.append(message)
+        else:
+            raise ValueError(f"there is no operation {operation!r}")
 
     def _load(self, request: dict[str, Any]) -> None:
         found = self.holdings.find(request)
@@ -241,7 +253,7 @@ class Supervisor:
             return
         self._finish(job)
         job.child.reap()
-        if job.request["op"] == "grow":
+        if job.request["op"] == "grow" and answer.get("op") != "failed":
             if "walk_fd" in answer:
                 self.holdings.replace_walker(job.request["collector"], answer, fds)
                 parts = [fds[answer[part]] for part in ("walk_fd", "rows_fd", "state_fd")]

@@ -40,7 +40,7 @@ def render_table(snapshot: Snapshot, previous: Snapshot | None = None, look: Loo
     if not snapshot.rows:
         grid.foot = "(no rows)"
     elif left_out:
-        grid.foot = f"\N{HORIZONTAL ELLIPSIS} {left_out:,} more rows"
+        grid.foot = f"\N{HORIZONTAL ELLIPSIS} {left_out:,} more row{'s' if left_out > 1 else ''}"
     return draw(grid, look)
 
 

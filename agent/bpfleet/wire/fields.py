@@ -61,9 +61,9 @@ class Fields:
             raise self.wrong(key, f"at most {most} bytes")
         return value
 
-    def name(self, key: str) -> str:
-        """A text that names something: 1 to 255 bytes, none of them below 0x21 or 0x7f."""
-        value = self.text(key, NAME_BYTES)
+    def name(self, key: str, most: int = NAME_BYTES) -> str:
+        """A text that names something: 1 to `most` bytes, none of them below 0x21 or 0x7f."""
+        value = self.text(key, most)
         if not value or min(value) <= " " or "\x7f" in value:
             raise self.wrong(key, "a name: not empty, no blanks or control characters")
         return value
@@ -117,7 +117,7 @@ class Fields:
     def origin(self) -> Origin:
         """Who speaks: agent, host, boot, run."""
         return Origin(
-            self.name("agent"), self.text("host", NAME_BYTES), self.text("boot", 64), self.integer("run")
+            self.name("agent", 64), self.text("host", NAME_BYTES), self.text("boot", 64), self.integer("run")
         )
 
 

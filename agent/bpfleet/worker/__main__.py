@@ -127,6 +127,8 @@ class Worker:
             message, fds = self.channel.receive()
         except ChannelClosed:
             return False
+        if message["op"] == "failed":
+            log.error("%s", BpfleetError.from_plain(message["error"]))
         for one in self.collectors:
             if message["op"] == "grown" and one.name == message["collector"]:
                 program, rows, counters = fds

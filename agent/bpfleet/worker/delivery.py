@@ -57,6 +57,8 @@ class Delivery:
         self._changed = changed
         self._queue: deque[Frame] = deque()
         self._queued_bytes = 0
+        self._in_hand = 0
+        """Records that the sink is being given right now."""
         self._lost: list[_Lost] = []
         self._lock = threading.Condition()
         self._stopping = threading.Event()
@@ -114,7 +116,7 @@ class Delivery:
         with self._lock:
             self._lock.notify()
         self._thread.join(max(0.1, deadline - time.monotonic()))
-        return len(self._queue)
+        return len(self._queue) + self._in_hand
 
     # ---- in the thread
 
@@ -123,10 +125,13 @@ class Delivery:
             frames = self._next_batch()
             if not frames:
                 break
+            self._in_hand = sum(frame.kind != "gap" for frame in frames)
             try:
                 self._write(frames)
             except Exception as error:
                 self._failed(frames, error)
+            else:
+                self._in_hand = 0
                 if time.monotonic() > self._deadline:
                     break
         self._close()
@@ -183,8 +188,9 @@ class Delivery:
             with self._lock:
                 self._queue.extendleft(reversed(frames))
                 self._queued_bytes += sum(len(frame.data) for frame in frames)
+        self._in_hand = 0
         self._became(State.QUARANTINED, expected or _defect(self.name, error))
-        pause = min(_LONGEST_PAUSE, 0.5 * 2 ** min(self._failures, 8))
+        pause = min(_LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 8))
         self._stopping.wait(min(pause, max(0.0, self._deadline - time.monotonic())))
         if self._stopping.is_set():
             time.sleep(0.2)  # no busy loop while a failing sink is drained

@@ -173,9 +173,11 @@ class RecordFile:
 
     def _check_folder(self) -> None:
         """Rotation makes files in the folder; better to say now than in an hour that it can't."""
-        folder = self.path.parent
-        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        if self.path.parent.is_dir() and not self._may_write_folder():
             raise self._barred()
+
+    def _may_write_folder(self) -> bool:
+        return os.access(self.path.parent, os.W_OK | os.X_OK, effective_ids=True)
 
     # ---- errors
 
@@ -199,11 +201,17 @@ class RecordFile:
         return SinkError(f"can't be {done}: {error.strerror}", where=str(self.path), remedy=remedy)
 
     def _barred(self) -> PrivilegeError:
-        folder = self.path.parent
+        if self._may_write_folder():
+            return PrivilegeError(
+                f"user {self._user!r} may not write this file",
+                where=str(self.path),
+                remedy=f"chown {self._user} {self.path}, or move that file away",
+            )
         return PrivilegeError(
-            f"user {self._user!r} may not write in folder {folder}",
+            f"user {self._user!r} may not write in folder {self.path.parent}",
             where=str(self.path),
-            remedy=f"chown {self._user} {folder}, or name a path where that user may write",
+            remedy="name a relative path (under the agent's state folder), or one in a folder made with "
+            f"install -d -o {self._user} FOLDER",
         )
 
 

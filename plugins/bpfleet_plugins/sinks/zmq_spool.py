@@ -109,7 +109,7 @@ class Spool:
         self._pending.pop(seq, None)
 
     def end_write(self) -> None:
-        """Let go of the records. Where some are pending the write has failed: remember all that was settled."""
+        """Let go of the records. Where some are pending the write has failed: remember what was settled."""
         if self._pending:
             self._numbers |= {mark(item.frame): item.seq for item in self._pending.values()}
             self._settled.add(frame for number, frame in self._taken if number not in self._pending)
