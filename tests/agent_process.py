@@ -28,6 +28,7 @@ class Agent:
         self.config = directory / "bpfleet.toml"
         self.records: list[Record] = []
         self.errors: list[str] = []
+        self.cut_off: list[str] = []
         self.write_config(config, sink=sink)
         self.process = subprocess.Popen(
             [BPFLEET, "run", "--config", str(self.config)],
@@ -55,7 +56,11 @@ class Agent:
     def _read_records(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.records.append(json.loads(line))
+            try:
+                self.records.append(json.loads(line))
+            except ValueError:
+                # A worker that is killed leaves its last line as far as it came; the next begins a new one.
+                self.cut_off.append(line)
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
@@ -81,7 +86,8 @@ class Agent:
                 break
             time.sleep(0.02)
         raise AssertionError(
-            f"waited {seconds} s in vain; exit code {self.process.poll()}\n{self.stderr}\n{self.records[-3:]}"
+            f"waited {seconds} s in vain; exit code {self.process.poll()}\n{self.stderr}\n"
+            f"{[str(record)[:500] for record in self.records[-3:]]}"
         )
 
     def snapshots(self, collector: str, map_name: str | None = None) -> list[Record]:
@@ -139,6 +145,7 @@ class Agent:
                 raise
         for reader in self._readers:
             reader.join(5)
+            assert not reader.is_alive(), "a process that it started still holds its output"
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()

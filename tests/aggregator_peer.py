@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
+
 from bpfleet import WireError
 from bpfleet.wire.messages import Ack, Bye, Data, Hello, Message, Welcome, decode, encode
 

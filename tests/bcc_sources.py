@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from apart import apart
 from bpfleet import kernel
 from bpfleet.errors import BpfleetError

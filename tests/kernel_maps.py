@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bpfleet import kernel
 from bpfleet.layout import Layout, declared
 from bpfleet.loader.snapshot_program import load_walker
@@ -117,3 +120,25 @@ def _plain(value: Any) -> Any:
 
 def ones(size: int) -> bytes:
     return np.ones(size, np.uint8).tobytes()
+
+
+def open_map(name: str, owner: int) -> int:
+    """An fd of the map called `name` that process `owner` holds."""
+    for info in Path(f"/proc/{owner}/fdinfo").iterdir():
+        found = re.search(r"^map_id:\s*(\d+)", info.read_text(), re.MULTILINE)
+        if found:
+            attributes = ctypes.create_string_buffer(struct.pack("=IIII", int(found.group(1)), 0, 0, 0), 16)
+            fd = kernel._bpf(14, attributes)  # BPF_MAP_GET_FD_BY_ID
+            if kernel.map_info(fd).name == name:
+                return fd
+            os.close(fd)
+    raise LookupError(name)
+
+
+def put_many(fd: int, count: int, value_size: int) -> None:
+    """Set keys 0 to `count` - 1 (u32) to value 1, by BPF_MAP_UPDATE_BATCH."""
+    keys = np.arange(count, dtype="<u4")
+    values = np.zeros((count, value_size), np.uint8)
+    values[:, 0] = 1
+    attributes = struct.pack("=QQQQIIQQ", 0, 0, keys.ctypes.data, values.ctypes.data, count, fd, 0, 0)
+    kernel._bpf(26, ctypes.create_string_buffer(attributes, len(attributes)))

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+
 from bpfleet.wire import (
     Column,
     Gap,

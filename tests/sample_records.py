@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bpfleet import Frame, SinkContext
 from bpfleet.wire import (
     Column,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from bpfleet.attach_points import SECTION_NAMES, AttachPoint, attach_point
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bpfleet.attach_points import SECTION_NAMES, AttachPoint, attach_point
 from objects_fixture import (
     libbpf_knows_section,
 )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from apart import apart, source_file
 from bcc_sources import CALLS, UPROBE, count_of, map_fd, opened
 from bpfleet import kernel

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from apart import apart, source_file
 from bcc_sources import CALLS, UPROBE, opened, refusal
 from bpfleet.errors import AttachError, CompileError, LoadError, UnsupportedError, VerifierError

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from apart import apart, source_file
 from bpfleet.layout import Layout, Leaf
 from bpfleet.loader.bcc import open_bcc

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bpfleet import bpf_object, elf
 from bpfleet.attach_points import AttachPoint
 from bpfleet.bpf_object import BpfObject
@@ -13,8 +16,6 @@ from bpfleet.errors import ObjectError
 from bpfleet.layout import Layout, declared, differences
 from bpfleet.schema import Map, counter, label
 from bpfleet.schema_source import map_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from objects_fixture import (
     Objects,
     libbpf_maps,

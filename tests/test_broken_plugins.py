@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agent_process import Agent, run
 from distributions import collector_module, distribution, program, sink_module
 

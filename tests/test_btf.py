@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bpfleet import btf, elf
 from bpfleet.btf import Btf, Kind
 from bpfleet.btf_types import Type
 from bpfleet.schema import Meaning
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from objects_fixture import (
     VMLINUX,
     Objects,

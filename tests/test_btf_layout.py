@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from bpfleet import elf
 from bpfleet.btf import Kind
 from bpfleet.layout import Layout

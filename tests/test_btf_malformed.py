@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bpfleet import btf
 from bpfleet.btf import Btf, Kind
 from bpfleet.btf_types import FOLLOWING, Type
 from bpfleet.errors import ObjectError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from objects_fixture import (
     BtfText,
     Objects,

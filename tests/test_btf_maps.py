@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from bpfleet import btf
 from bpfleet.btf import Btf, Kind
 from bpfleet.btf_maps import MAP_TYPES

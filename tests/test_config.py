@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from agent_process import run
 from bpfleet import config
 from bpfleet.errors import ConfigError

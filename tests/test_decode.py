@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 import pytest
+
 from bpfleet.wire import Schema, compress, encode_schema, encode_snapshot
 from bpfleet.wire.pipe import read_pipe
 from bpfleet.wire.stream import CutOff, WireError, read_file

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+
 from bpfleet.errors import SinkError
 from bpfleet.plugins import State
 from bpfleet.wire import Column, Decoder, Frame, Gap, Origin, Schema, encode_schema

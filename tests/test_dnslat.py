@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
 from apart import apart
 from bpfleet import kernel
 from bpfleet.errors import ConfigError

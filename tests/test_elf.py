@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bpfleet import elf
-from bpfleet.errors import ObjectError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bpfleet import elf
+from bpfleet.errors import ObjectError
 from objects_fixture import Objects, output_of, raises_nothing_else
 
 _NAMES = ("fields", "maps", "programs")

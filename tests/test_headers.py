@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from apart import apart, source_file
 from bpfleet import kernel
 from bpfleet.errors import BpfleetError

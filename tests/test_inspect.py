@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from bpfleet.cli.inspect import command
 from click.testing import CliRunner, Result
+
+from bpfleet.cli.inspect import command
 from objects_fixture import Objects, bpftool_types
 
 

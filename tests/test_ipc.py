@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+
 from bpfleet.ipc import Channel, ChannelClosed, close_all
 
 

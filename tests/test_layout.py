@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from bpfleet.errors import ConfigError
 from bpfleet.layout import Layout, Leaf, declared, differences
 from bpfleet.schema import Field, Map, Meaning, counter, gauge, histogram, label, padding, struct

@@ -6,6 +6,7 @@ import os
 import re
 
 import pytest
+
 from bpfleet.loader.logs import Stderr, compiler_errors, telling_lines
 
 LIBBPF = """\

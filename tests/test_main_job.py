@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agent_process import Agent, run
+from distributions import program
+from kernel_maps import open_map, put_many
 
 Start = Callable[..., Agent]
 
@@ -223,3 +227,34 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
     snapshot = agent.next_snapshot("tiny", "pids")
     assert snapshot["entries"] == snapshot["max_entries"] == 2
     assert snapshot["losses"]["failed_insert"] >= 8
+
+
+def test_a_map_that_outgrows_its_row_buffer_is_read_whole_and_gets_a_larger_one(
+    start_agent: Start, tmp_path: Path
+) -> None:
+    source = tmp_path / "large.bpf.c"
+    source.write_text(program().replace("max_entries, 16", "max_entries, 300000"))
+    agent = start_agent(
+        f'[agent]\ninterval = "200ms"\n[collectors."{source}"]\nwalk_limit = "10s"\nrow_buffer = "16MiB"\n'
+    )
+    agent.next_snapshot("large", "hits")
+    fd = open_map("hits", agent.process.pid)
+    put_many(fd, 200_000, 8)
+    first = agent.next_snapshot("large", "hits")
+    assert (first["method"], first["entries"], first["complete"]) == ("batch", 200_000, True)
+    agent.wait_for(lambda: agent.snapshots("large", "hits")[-1]["method"] == "walk")
+    t1 = agent.next_snapshot("large", "hits")["t1"]
+
+    def parts_of_one_read() -> list[dict[str, Any]] | None:
+        found = [one for one in agent.snapshots("large", "hits") if one["t1"] == t1]
+        return found if len(found) == found[0]["parts"] else None
+
+    parts = agent.wait_for(parts_of_one_read)
+    assert len(parts) > 1
+    assert {one["method"] for one in parts} == {"walk"}
+    assert sorted(row["key"] for one in parts for row in one["rows"]) == list(range(200_000))
+    # The next worker gets the larger buffer from the supervisor.
+    os.kill(agent.child("bpfleet.worker"), signal.SIGKILL)
+    after = agent.next_snapshot("large", "hits")
+    assert (after["method"], after["entries"]) == ("walk", 200_000)
+    os.close(fd)

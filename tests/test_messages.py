@@ -8,10 +8,11 @@ from typing import Any
 
 import msgpack
 import pytest
-from bpfleet import WireError
-from bpfleet.wire.messages import PROTOCOL, Ack, Bye, Data, Hello, Message, Nack, Welcome, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bpfleet import WireError
+from bpfleet.wire.messages import PROTOCOL, Ack, Bye, Data, Hello, Message, Nack, Welcome, decode, encode
 
 TOP = 2**64 - 1
 

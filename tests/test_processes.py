@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agent_process import Agent, run
 from distributions import distribution, program
 
@@ -105,8 +106,16 @@ def test_a_worker_that_dies_again_and_again_leaves_the_counters_alone(start_agen
         os.kill(worker, signal.SIGKILL)
     last = agent.next_snapshot("execve", "counts")
     assert last["generation"] == first["generation"]
+    agent.stop()
     seqs = [one["seq"] for one in agent.records if one["kind"] in ("snapshot", "status")]
     assert len(seqs) == len(set(seqs))
+    told = {
+        seq
+        for gap in agent.records
+        if gap["kind"] == "gap" and gap["reason"] == "worker_restart"
+        for seq in range(gap["first"], gap["last"] + 1)
+    }
+    assert set(seqs) | told == set(range(1, max(seqs) + 1)), "a record was lost and no gap tells of it"
 
 
 def test_no_worker_outlives_its_supervisor(start_agent: Start) -> None:
@@ -301,3 +310,15 @@ def test_a_worker_that_speaks_nonsense_is_replaced_and_the_counters_go_on(
     after = agent.next_snapshot("execve", "counts")
     assert after["generation"] == first["generation"]
     assert agent.process.poll() is None
+
+
+def test_it_can_be_stopped_while_a_loader_hangs(start_agent: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.bpf.c")
+    agent = start_agent(QUICK + f'[collectors."{tmp_path}/hangs.bpf.c"]')
+    agent.child("bpfleet.loader")
+    agent.child("bpfleet.worker")
+    time.sleep(1)
+    began = time.monotonic()
+    assert agent.stop() == 0
+    assert time.monotonic() - began < 10
+    assert agent.stderr == ""

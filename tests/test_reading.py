@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from bpfleet import kernel
 from bpfleet.errors import ReadError
 from bpfleet.loader.snapshot_program import load_walker

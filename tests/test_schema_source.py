@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import bpfleet
 import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bpfleet
 from bpfleet import bpf_object
 from bpfleet.cli.inspect import command
 from bpfleet.layout import Layout, Leaf, declared, differences
@@ -14,9 +18,6 @@ from bpfleet.loader.compile import core_sources
 from bpfleet.schema import Map, Meaning
 from bpfleet.schema_source import map_of, source_of
 from bpfleet_bpf import INCLUDE
-from click.testing import CliRunner, Result
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from objects_fixture import Objects
 
 _OURS = Path(__file__).parents[1]

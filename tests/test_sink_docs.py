@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from bpfleet import SinkSettings
 from bpfleet.settings import Duration, Size
 from bpfleet.wire.messages import Ack, Bye, Data, Hello, Nack, Welcome, encode

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
 from apart import apart
 from bpfleet import Frame, SinkError
 from bpfleet.errors import ConfigError, PrivilegeError

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from bpfleet import Frame, SinkError, SinkType
 from bpfleet.errors import ConfigError
 from bpfleet.settings import convert

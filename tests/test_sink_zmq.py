@@ -17,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
+
 from aggregator_peer import Peer, Store
 from bpfleet import Frame, SinkContext, SinkError
 from bpfleet.errors import ConfigError
@@ -24,7 +26,6 @@ from bpfleet.settings import convert
 from bpfleet.wire import Schema, Snapshot, encode_gap, encode_status, read_file
 from bpfleet.wire.messages import Ack, Bye, Data, Hello, Message, Nack, Welcome
 from bpfleet_plugins.sinks.zmq import ZmqSettings, ZmqSink, bpfleet_sinks
-from click.testing import CliRunner
 from sample_records import AGENT, Lost, context, decoded, frame, gap, large_frame, status, with_schemas
 
 Reply = Message | list[bytes]

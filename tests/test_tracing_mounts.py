@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from apart import apart
 from bpfleet.errors import UnsupportedError
 from bpfleet.loader.tracing_mounts import mount_privately

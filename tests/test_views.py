@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+
 from bpfleet import WireError
 from bpfleet.views import Assembler, Follower, Look, json_line, rates, render_table, to_json
 from bpfleet.views.histogram import quantile, sparkline

@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+
 from bpfleet.errors import WireError
 from bpfleet.layout import Leaf, declared
 from bpfleet.reading.columns import views
@@ -133,7 +134,7 @@ def test_a_column_that_is_not_as_its_schema_says_is_a_defect(index: int, column:
 
 
 def overhead(schema: Schema) -> int:
-    """`most` less this is room for rows: found by trying, so that the tests below stand on the frame sizes alone."""
+    """`most` less this is room for rows; found by trying."""
     width = sum(column.dtype.itemsize for column in schema.columns)
     snapshot = snapshot_of(schema, empty_columns(schema, 2), 1)
     for most in range(200, 2000):
@@ -178,7 +179,7 @@ def test_no_frame_is_larger_than_asked_for_whatever_stands_in_its_head() -> None
     losses = {f"{'r' * 100}{i}": 2**64 - 1 for i in range(20)}
     snapshot = snapshot_of(schema, empty_columns(schema, 2000), 2**63, losses=losses)
     frames = list(encode_snapshot(snapshot, encode_schema(schema), most=50_000))
-    assert max(len(frame.data) for frame in frames) <= 50_000
+    assert 47_000 < max(len(frame.data) for frame in frames) <= 50_000
     assert len(frames) > 20
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
+
 from bpfleet.errors import WireError
 from bpfleet.wire import Decoder, read_file
 from make_golden import FOLDER, SMALL, goldens, plain, refused, stream

@@ -115,6 +115,8 @@ class SinkContext:
     """The user that the sink runs as."""
     stopping: Callable[[], bool] = field(default=lambda: False)
     """Whether the agent is shutting down; a sink that waits asks now and then."""
+    resumed: bool = False
+    """Whether a worker before this one had this sink and died: what it wrote last may be cut off."""
     note_lost: Callable[[Sequence[Frame], str], None] = field(default=lambda frames, reason: None)
     """Tell of frames that this sink gave up, with the reason; a `gap` is made of it."""
 

@@ -16,9 +16,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bpfleet_bpf import INCLUDE
-
 from bpfleet.errors import CompileError
+from bpfleet_bpf import INCLUDE
 
 __all__ = ["CACHE", "core_sources", "object_for"]
 

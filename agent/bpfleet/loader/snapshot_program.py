@@ -7,8 +7,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bpfleet_bpf import SNAPSHOT
-
 from bpfleet.errors import UnsupportedError
 from bpfleet.kernel import MapInfo, possible_cpus
 from bpfleet.layout import Layout, Leaf
@@ -17,6 +15,7 @@ from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.libbpf import Log, Object
 from bpfleet.loader.logs import telling_lines
 from bpfleet.schema import Fold, Meaning
+from bpfleet_bpf import SNAPSHOT
 
 __all__ = ["Walker", "first_rows", "load_walker", "row_size"]
 

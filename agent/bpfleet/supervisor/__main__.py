@@ -22,11 +22,11 @@ from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import ChannelClosed, close_all
 from bpfleet.kernel import boottime_ns
 from bpfleet.supervisor.holdings import Holdings
-from bpfleet.supervisor.launch import Child, start_loader, start_worker
+from bpfleet.supervisor.launch import Child, ending, start_worker
+from bpfleet.supervisor.loading import Job, Loaders, failed
 from bpfleet.supervisor.privileges import User, make_state_directory, worker_user
 
 LEDGER_BYTES = 4096
-_LOADERS_AT_ONCE = 2
 _DONE, _CONFIGURATION_ENDED_IT = 0, 2
 _FALSE_STARTS = 3
 
@@ -44,15 +44,6 @@ class Boot:
     """For the worker: mode, duration, collectors, …"""
     drain: float = 10.0
     """Seconds that the worker may take to end."""
-
-
-@dataclass
-class Job:
-    """A request on its way through a loader."""
-
-    request: dict[str, Any]
-    child: Child
-    deadline: float
 
 
 class Supervisor:
@@ -73,8 +64,7 @@ class Supervisor:
         self.start_at = 0.0
         self.pause = 0.0
         self.started = 0.0
-        self.waiting: list[dict[str, Any]] = []
-        self.jobs: list[Job] = []
+        self.loaders = Loaders(self.holdings, self.selector, self._send)
         self.config = ""
         self.good_config: str | None = None
         self.fall_back = False
@@ -88,18 +78,19 @@ class Supervisor:
             now = time.monotonic()
             if self.worker is None and now >= self.start_at:
                 self._start_worker()
-            self._start_loaders()
+            self.loaders.start()
             for key, _ in self.selector.select(self._patience(now)):
                 if key.fileobj is wakeup:
                     for number in wakeup.recv(64):
                         self._signal(number)
                 elif isinstance(key.data, Job):
-                    self._answer_from_loader(key.data)
+                    self.loaders.take_answer(key.data)
                 elif key.data == "channel":
                     self._request_from_worker()
                 else:
                     status = self._worker_ended()
                     if status is not None:
+                        self.loaders.end()
                         return status
             self._enforce_deadlines()
 
@@ -132,7 +123,8 @@ class Supervisor:
         self.selector.unregister(worker.pidfd)
         self._drop_channel()
         status = worker.reap()
-        self.worker, self.waiting, self.kill_at = None, [], float("inf")
+        self.worker, self.kill_at = None, float("inf")
+        self.loaders.forget_waiting()
         if self.reloading and not self.stopping:
             self.reloading = False
             self.start_at = 0.0
@@ -147,13 +139,13 @@ class Supervisor:
             return None
         self.false_starts += 1
         if self.good_config is None and self.false_starts == _FALSE_STARTS:
-            _say(f"the worker ended ({_how(status)}) {_FALSE_STARTS} times before it was ready; giving up")
+            _say(f"the worker ended ({ending(status)}) {_FALSE_STARTS} times before it was ready; giving up")
             return 1
         # A worker that ran for a while starts again at once; one that keeps dying, ever more slowly.
         lived = time.monotonic() - self.started
         self.pause = 0.0 if lived > 10 else min(30.0, self.pause * 2 or 0.5)
         self.start_at = time.monotonic() + self.pause
-        _say(f"the worker ended ({_how(status)}); starting another, counters go on")
+        _say(f"the worker ended ({ending(status)}); starting another, counters go on")
         return None
 
     def _read_config(self) -> str:
@@ -197,8 +189,7 @@ class Supervisor:
             self._load(message)
         elif operation == "grow":
             message = {"op": "grow", **{key: message[key] for key in ("collector", "map", "rows")}}
-            if message not in self.waiting and message not in [job.request for job in self.jobs]:
-                self.waiting.append(message)
+            self.loaders.ask(message)
         else:
             raise ValueError(f"there is no operation {operation!r}")
 
@@ -207,84 +198,24 @@ class Supervisor:
         if found is not None:
             self._send(*found)
         elif self.sealed:
-            self._fail(
-                request,
-                LoadError(
-                    "the worker asked for a program after it was sealed",
-                    where=f"collector {request['collector']!r}",
-                    remedy="reload with SIGHUP to load what is new",
-                ),
+            error = LoadError(
+                "the worker asked for a program after it was sealed",
+                where=f"collector {request['collector']!r}",
+                remedy="reload with SIGHUP to load what is new",
             )
+            self._send(failed(request, error), [])
         else:
-            self.waiting.append(request)
-
-    # ---- loaders
-
-    def _start_loaders(self) -> None:
-        while self.waiting and len(self.jobs) < _LOADERS_AT_ONCE:
-            request = self.waiting.pop(0)
-            fds: list[int] = []
-            message = request
-            if request["op"] == "grow":
-                held = self.holdings.map_of(request["collector"], request["map"])
-                if held is None:
-                    continue
-                message = {
-                    "op": "grow",
-                    "request": request,
-                    "map": held[0],
-                    "collector": request["collector"],
-                }
-                fds = [held[1]]
-            job = Job(request, start_loader(), time.monotonic() + float(request.get("timeout", 30.0)))
-            self.jobs.append(job)
-            self.selector.register(job.child.channel, selectors.EVENT_READ, job)
-            # Where it has ended already, reading from it says so.
-            with suppress(ChannelClosed):
-                job.child.channel.send(message, fds)
-
-    def _answer_from_loader(self, job: Job) -> None:
-        try:
-            answer, fds = job.child.channel.receive()
-        except ChannelClosed:
-            self._finish(job)
-            status = job.child.reap()
-            self._fail(job.request, _died(job.request, _how(status)))
-            return
-        self._finish(job)
-        job.child.reap()
-        if job.request["op"] == "grow" and answer.get("op") != "failed":
-            if "walk_fd" in answer:
-                self.holdings.replace_walker(job.request["collector"], answer, fds)
-                parts = [fds[answer[part]] for part in ("walk_fd", "rows_fd", "state_fd")]
-                self._send(
-                    {"op": "grown", "collector": job.request["collector"], **_renumbered(answer)}, parts
-                )
-            return
-        if answer["op"] == "loaded":
-            answer["generation"] = boottime_ns()
-            self.holdings.take(job.request, answer, fds)
-        self._send(answer, fds)
-
-    def _finish(self, job: Job) -> None:
-        self.selector.unregister(job.child.channel)
-        self.jobs.remove(job)
+            self.loaders.ask(request)
 
     def _enforce_deadlines(self) -> None:
-        now = time.monotonic()
-        for job in [job for job in self.jobs if now > job.deadline]:
-            job.child.kill()
-            self._finish(job)
-            job.child.reap()
-            limit = job.request.get("timeout", 30.0)
-            self._fail(job.request, _died(job.request, f"it took longer than {limit:g} s"))
-        if self.worker is not None and now > self.kill_at:
+        self.loaders.enforce_deadlines()
+        if self.worker is not None and time.monotonic() > self.kill_at:
             self.kill_at = float("inf")
             _say("the worker did not end in time and is killed")
             self.worker.kill()
 
     def _patience(self, now: float) -> float | None:
-        moments = [job.deadline for job in self.jobs] + [self.kill_at]
+        moments = [self.loaders.deadline, self.kill_at]
         if self.worker is None:
             moments.append(self.start_at)
         nearest = min(moments)
@@ -312,34 +243,10 @@ class Supervisor:
             with suppress(ChannelClosed):
                 self.worker.channel.send(message, fds)
 
-    def _fail(self, request: dict[str, Any], error: BpfleetError) -> None:
-        self._send({"op": "failed", "collector": request["collector"], "error": error.to_plain()}, [])
-
     def _drop_channel(self) -> None:
         assert self.worker is not None
         if self.worker.channel in [key.fileobj for key in self.selector.get_map().values()]:
             self.selector.unregister(self.worker.channel)
-
-
-def _renumbered(grown: dict[str, Any]) -> dict[str, Any]:
-    return {"map": grown["name"], "capacity": grown["rows_capacity"]}
-
-
-def _died(request: dict[str, Any], how: str) -> LoadError:
-    return LoadError(
-        f"the loader of collector {request['collector']!r} did not finish: {how}",
-        where=str(request.get("source", request.get("map", ""))),
-        remedy="bpfleet check tries it alone; [agent] load_timeout gives it more time",
-    )
-
-
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"exit code {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
 
 
 def _signals() -> socket.socket:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bpfleet.ipc import Channel
 from bpfleet.supervisor.confinement import barred, needed_paths, open_the_way
-from bpfleet.supervisor.privileges import User, drop_to
+from bpfleet.supervisor.privileges import User, die_with_parent, drop_to
 
-__all__ = ["Child", "start_loader", "start_worker"]
+__all__ = ["Child", "ending", "start_loader", "start_worker"]
 
 # One thread of one library more is memory that nobody uses; two arenas serve the sinks' threads.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -48,6 +48,7 @@ def start_worker(user: User, state: Path) -> Child:
     def give_up_privileges() -> None:
         open_the_way(behind)
         drop_to(user, keep_bpf=_needs_cap_bpf(platform.release()))
+        die_with_parent(signal.SIGTERM)
         os.chdir("/")
 
     return _start("bpfleet.worker", give_up_privileges)
@@ -55,7 +56,17 @@ def start_worker(user: User, state: Path) -> Child:
 
 def start_loader() -> Child:
     """A loader, as root."""
-    return _start("bpfleet.loader", lambda: None)
+    return _start("bpfleet.loader", lambda: die_with_parent(signal.SIGKILL))
+
+
+def ending(status: int) -> str:
+    """How a process ended, in words, from what `Child.reap` gave."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
 
 
 def _needs_cap_bpf(release: str) -> bool:

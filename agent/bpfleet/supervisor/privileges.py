@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from bpfleet.errors import PrivilegeError
 
-__all__ = ["User", "drop_to", "make_state_directory", "worker_user"]
+__all__ = ["User", "die_with_parent", "drop_to", "make_state_directory", "worker_user"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 8, 24
@@ -85,8 +84,11 @@ def drop_to(user: User, *, keep_bpf: bool) -> None:
         _keep_only(_CAP_BPF)
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_BPF)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    # After the change of user, which clears it: no worker outlives its supervisor.
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def die_with_parent(number: int) -> None:
+    """Have this process sent signal `number` when its parent ends; a change of user clears it."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _prctl(option: int, *values: int) -> None:

@@ -27,7 +27,7 @@ from bpfleet.worker import status
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.delivery import Delivery
 from bpfleet.worker.ledger import Ledger
-from bpfleet.worker.startup import Startup
+from bpfleet.worker.startup import Startup, Stopped
 from bpfleet.worker.tick import tick
 
 log = logging.getLogger("bpfleet")
@@ -45,7 +45,7 @@ class Worker:
         self.origin: Origin = identity(state, start["run"], user=start["user"], keep=not self.once)
         self.changed = threading.Event()
         self.wakeup = _wakeup_on_signals()
-        startup = Startup(self.config, channel, start["user"], state)
+        startup = Startup(self.config, channel, start["user"], state, wakeup=self.wakeup)
         self.absent = startup.absent
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
@@ -213,6 +213,8 @@ def main() -> int:
         # Nothing runs yet: what is wrong is the configuration, or a place that it names.
         log.error("%s", error)
         return 2
+    except Stopped:
+        return 0
     except ChannelClosed:
         return 1
 

@@ -243,6 +243,7 @@ class Delivery:
     def _tell_of_the_worker_before(self) -> None:
         """Records that a worker before us made and this sink was not safe with are gone with it."""
         safe, following = self._ledger.delivered(self.name), self._ledger.next_seq
+        self.resumed = safe is not None
         if safe is not None and safe + 1 < following:
             self._lost.append(_Lost(safe + 1, following - 1, following - 1 - safe, "worker_restart"))
         elif safe is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import select
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +25,13 @@ from bpfleet.worker.delivery import Delivery
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.status import Absent
 
-__all__ = ["Startup"]
+__all__ = ["Startup", "Stopped"]
 
 log = logging.getLogger("bpfleet")
+
+
+class Stopped(Exception):
+    """Raised when the agent is told to end before everything is loaded."""
 
 
 @dataclass
@@ -39,6 +45,8 @@ class Startup:
     state: Path
     plugins: Plugins = field(default_factory=Plugins)
     absent: list[Absent] = field(default_factory=list)
+    wakeup: socket.socket | None = None
+    """Readable once a signal has come: then `collectors` raises Stopped."""
 
     def collectors(self, *, attach: bool = True) -> list[RunningCollector]:
         """Have every enabled collector loaded, then seal: no program is loaded for this worker after that."""
@@ -140,10 +148,14 @@ class Startup:
         self, wanted: dict[str, tuple[Collector, CollectorSettings]]
     ) -> Iterable[RunningCollector | None]:
         """One answer for each request, in whatever order loaders finish."""
-        self._channel.socket.settimeout(None)
-        for _ in wanted:
+        pending = dict(wanted)
+        while pending:
+            self._wait_for_answer()
             answer, fds = self._channel.receive()
-            spec, settings = wanted[answer["collector"]]
+            if answer.get("collector") not in pending:
+                close_all(fds)  # of a request that a worker before us made
+                continue
+            spec, settings = pending.pop(answer["collector"])
             try:
                 if answer["op"] == "failed":
                     raise BpfleetError.from_plain(answer["error"])
@@ -152,6 +164,13 @@ class Startup:
             except BpfleetError as error:
                 close_all(fds)
                 self._can_not(spec.name, "collector", error)
+
+    def _wait_for_answer(self) -> None:
+        """Loaders take seconds; somebody may want to stop us meanwhile."""
+        waiting: list[Any] = [self._channel] + ([self.wakeup] if self.wakeup else [])
+        readable, _, _ = select.select(waiting, [], [])
+        if self.wakeup in readable:
+            raise Stopped
 
     @property
     def _channel(self) -> Channel:
@@ -167,6 +186,7 @@ class Startup:
                 host=origin.host,
                 user=self.user,
                 stopping=lambda: delivery.stopping,
+                resumed=delivery.resumed,
                 note_lost=delivery.lost,
             )
             return kind.open(settings, context)

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 from bpfleet import BpfleetError, Frame
-
 from bpfleet_plugins.sinks.record_file import RecordFile
 
 __all__ = ["DeadLetters"]

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import msgpack
 import msgspec
+
 from bpfleet import Duration, Frame, SinkContext, SinkSettings, SinkType, Size, hookimpl
 from bpfleet.wire import compress
-
 from bpfleet_plugins.sinks.offered import Settled
 from bpfleet_plugins.sinks.record_file import RecordFile
 from bpfleet_plugins.sinks.rotation import prune, rotated_name

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
+
 from bpfleet import Frame, SinkContext, SinkError, SinkSettings, SinkType, hookimpl
 from bpfleet.views import Follower, json_line, look_for
 from bpfleet.wire import Decoder, Record, UnknownSchema
-
 from bpfleet_plugins.sinks.descriptor import ReaderGone, write_all
 
 __all__ = ["StdoutSettings", "StdoutSink", "bpfleet_sinks"]
@@ -41,11 +41,14 @@ class StdoutSink:
         self._fd = fd
         self._decoder = Decoder()
         self._text = self._choose(settings)
+        # Ends the line that the worker before us may have been killed in.
+        self._head = b"\n" if context.resumed and settings.format != "msgpack" else b""
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Print `frames`; waits for a slow reader."""
         global _gone_told
-        data = b"".join(self._text(frame) for frame in frames)
+        data = b"".join([self._head, *(self._text(frame) for frame in frames)])
+        self._head = b""
         try:
             write_all(self._fd, data, self._stopping, where=_WHERE)
         except ReaderGone as error:

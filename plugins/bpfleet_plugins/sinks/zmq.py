@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 import zmq
-from bpfleet import Duration, Frame, SinkContext, SinkError, SinkSettings, SinkType, Size, hookimpl
 
+from bpfleet import Duration, Frame, SinkContext, SinkError, SinkSettings, SinkType, Size, hookimpl
 from bpfleet_plugins.sinks.dead_letters import DeadLetters
 from bpfleet_plugins.sinks.zmq_session import Session, SessionOver
 from bpfleet_plugins.sinks.zmq_spool import Item, Spool

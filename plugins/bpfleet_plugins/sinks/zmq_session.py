@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import zmq
+
 from bpfleet import Frame, WireError
 from bpfleet.wire.messages import Ack, Bye, Data, Hello, Message, Nack, Welcome, decode, encode
-
 from bpfleet_plugins.sinks.zmq_spool import Item, Spool
 
 __all__ = ["GiveUp", "Session", "SessionOver"]

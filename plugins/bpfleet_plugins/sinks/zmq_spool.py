@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from bpfleet import Frame
 from bpfleet.wire import compress
-
 from bpfleet_plugins.sinks.offered import Mark, Settled, mark
 
 __all__ = ["Item", "Spool"]

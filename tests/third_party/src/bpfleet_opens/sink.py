@@ -20,7 +20,7 @@ class Lines:
 
     def __init__(self, settings: Settings, context: SinkContext) -> None:
         try:
-            self._file = Path(context.state, settings.path).open("a")
+            self._file = Path(context.state, settings.path).open("a")  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise SinkError(
                 str(error), where=settings.path, remedy="give a path in the state directory"
