@@ -61,16 +61,14 @@ def test_a_file_has_every_record_and_gaps_for_what_went_down_with_killed_workers
     }
     assert seqs == sorted(set(seqs))
     assert told | set(seqs) == set(range(1, int(str(seqs[-1])) + 1)), "a loss that no gap tells of"
-    assert {
-        one["generation"] for one in records if one["kind"] == "snapshot" and one["collector"] == "execve"
-    }.__len__() == 1
+    execve = [one for one in records if one["kind"] == "snapshot" and one["collector"] == "execve"]
+    assert len({one["generation"] for one in execve}) == 1
 
 
 def test_two_sinks_of_one_type_each_get_everything(start_agent: Start, tmp_path: Path) -> None:
-    config = (
-        QUICK
-        + '[sinks.a]\ntype = "file"\npath = "a.bpfleet"\n[sinks.b]\ntype = "file"\npath = "b.bpfleet"\ncompression = "zstd"\n'
-    )
+    plain = '[sinks.a]\ntype = "file"\npath = "a.bpfleet"\n'
+    small = '[sinks.b]\ntype = "file"\npath = "b.bpfleet"\ncompression = "zstd"\n'
+    config = QUICK + plain + small
     agent = start_agent(config, sink=False)
     state = tmp_path / "state"
     agent.wait_for(lambda: (state / "b.bpfleet").exists() and (state / "b.bpfleet").stat().st_size > 10_000)

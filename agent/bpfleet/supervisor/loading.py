@@ -40,8 +40,8 @@ def failed(request: Message, error: BpfleetError) -> Message:
 class Loaders:
     """The loaders at work. What they bring goes into `holdings`; `answer` sends to the worker.
 
-    A job's channel is registered with the selector under the job itself: when it is readable, call `take_answer`.
-    """
+    A job's channel is registered with the selector under the job itself: when it is readable, call
+    `take_answer`."""
 
     def __init__(
         self,

@@ -194,7 +194,7 @@ class RecordFile:
         remedy = {
             errno.ENOSPC: "free some space, or lower rotate_size and keep; until then records wait",
             errno.EDQUOT: f"raise the quota of user {self._user!r}, or lower rotate_size and keep",
-            errno.ENOENT: f"make the folder where user {self._user!r} can reach it (which it can't in /root, say), "
+            errno.ENOENT: f"make the folder where user {self._user!r} can reach it (not in /root, say), "
             "or name another path",
             errno.ENOTDIR: "name a path whose parents are folders",
             errno.EISDIR: "name a file in that folder",
