@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,8 @@ class FilledMap:
     shape: Shape
     rows: int
     entries: int
+    opened: set[int] = field(default_factory=set)
+    """Fds of the snapshot programs loaded for it."""
 
     def reader(self, method: str) -> MapReader:
         """A reader that may use only `method`, however long a walk takes; `ladder`: as the agent reads it."""
@@ -87,7 +89,10 @@ class FilledMap:
         return reader
 
     def _walker(self, value: Layout, rows: int) -> WalkFds:
+        # libbpf's object is not ours to close; its fds would keep the map alive.
+        before = _open_fds()
         made = load_walker(self.fd, kernel.map_info(self.fd), value, rows)
+        self.opened.update(_open_fds() - before)
         return WalkFds(made.program, made.rows, made.counters, made.capacity)
 
 
@@ -96,21 +101,28 @@ def filled(shape: Shape, rows: int) -> Iterator[FilledMap]:
     """A new map with `rows` entries; it and what was loaded for it are closed at the end."""
     entries = rows if shape.type.endswith("array") else int(rows * shape.slack)
     kind = kernel.MAP_TYPES.index(shape.type)
-    before = set(os.listdir("/proc/self/fd"))
     fd = kernel.create_map(kind, shape.key_bytes, shape.value_bytes, entries)
+    made = FilledMap(fd, kernel.map_info(fd).id, shape, rows, entries)
     try:
         os.set_inheritable(fd, True)
-        made = FilledMap(fd, kernel.map_info(fd).id, shape, rows, entries)
         for start in range(0, rows, _FILLED_AT_ONCE):
             _fill(made, start, min(rows, start + _FILLED_AT_ONCE))
         # An LRU map may have thrown some out again.
         there = made.reader("batch").read()
         yield replace(made, rows=there.rows)
     finally:
-        for opened in set(os.listdir("/proc/self/fd")) - before:
+        for opened in (fd, *made.opened):
             with suppress(OSError):
-                if "bpf" in os.readlink(f"/proc/self/fd/{opened}"):
-                    os.close(int(opened))
+                os.close(opened)
+
+
+def _open_fds() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("anon_inode:bpf"):
+                found.add(int(name))
+    return found
 
 
 def _fill(made: FilledMap, start: int, stop: int) -> None:

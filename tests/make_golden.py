@@ -347,6 +347,10 @@ def refused() -> Iterator[tuple[str, bytes]]:
         changed(snapshot, lambda r: r["columns"].append(r["columns"].pop()[:-1])),
     )
     yield (
+        "snapshot_with_a_byte_more",
+        changed(snapshot, lambda r: r["columns"].append(r["columns"].pop() + b"\0")),
+    )
+    yield (
         "snapshot_with_text_for_a_column",
         changed(snapshot, lambda r: r["columns"].__setitem__(1, r["columns"][1].decode())),
     )

@@ -88,6 +88,14 @@ def test_nuls_blanks_and_bytes_that_are_not_utf8_survive(kind: str) -> None:
         assert shown == [raw[i : i + 6].hex() for i in range(0, 24, 6)]
 
 
+@pytest.mark.parametrize("size", [1, 255, 256, 65_535, 65_536])
+def test_columns_of_every_size_are_headed_right(size: int) -> None:
+    schema = row_of(size)
+    column = np.full(1, b"\xaa" * size, schema.columns[0].dtype)
+    (decoded,) = sent_and_decoded(snapshot_of(schema, [column], 1))
+    assert decoded.columns[0].tobytes() == b"\xaa" * size
+
+
 def test_a_large_snapshot_is_copied_once_and_never_held_twice() -> None:
     columns = rows_in_the_kernels_buffer(50_000)
     snapshot = snapshot_of(MIXED, columns, 1)

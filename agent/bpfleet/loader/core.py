@@ -77,13 +77,20 @@ class CoreObject:
         named: dict[str, list[Attach]] = {}
         for place in wanted:
             named.setdefault(place.program, []).append(place)
+        there = [program.name for program in self._object.programs()]
+        for name in named.keys() - set(there):
+            raise AttachError(
+                f"the object has no program {name!r}",
+                where=f"attach list for {self._path}",
+                remedy=f"its programs are {', '.join(there)}",
+            )
         attached = []
         for program in self._object.programs():
             if program.fd < 0:
                 continue
             section = program.section.lstrip("?")
             if program.name in named:
-                places = named.pop(program.name)
+                places = named[program.name]
                 links = tuple(attach_program(program, place) for place in places)
                 where = ", ".join(map(str, places))
                 attached.append(AttachedProgram(program.name, program.fd, where, links))
@@ -92,11 +99,4 @@ class CoreObject:
             else:
                 link = attach_by_section(program)
                 attached.append(AttachedProgram(program.name, program.fd, section, (link,)))
-        if named:
-            there = ", ".join(program.name for program in self._object.programs())
-            raise AttachError(
-                f"the object has no program {next(iter(named))!r}",
-                where=f"attach list for {self._path}",
-                remedy=f"its programs are {there}",
-            )
         return attached

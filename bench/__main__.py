@@ -1,0 +1,53 @@
+"""The command line: `python -m bench [NAME…] [--quick] [--json FILE]`, from the checkout's root, as root."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench import agent, cost, machine, reading, tick, wire
+from bench.tables import Table
+
+BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
+    "reading": reading.run,
+    "tick": tick.run,
+    "wire": wire.run,
+    "agent": agent.run,
+    "cost": cost.run,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What is measured: docs/benchmarks.md.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; else all")
+    parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, not how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if os.geteuid() != 0:
+        parser.error("root is needed: maps are made and programs are loaded")
+
+    began = time.monotonic()
+    results: dict[str, object] = {"machine": machine.facts(), "quick": options.quick}
+    print(machine.line(), end="\n\n", flush=True)
+    for name in options.names or BENCHMARKS:
+        tables = []
+        for table in BENCHMARKS[name](options.quick):
+            print(table, flush=True)
+            tables.append(table.to_plain())
+        results[name] = tables
+    print(f"{time.monotonic() - began:.0f} s in all")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
