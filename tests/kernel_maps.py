@@ -7,8 +7,8 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class TestMap:
     key: Layout
     value: Layout
     entries: int
+    walker_fds: list[int] = field(default_factory=list)
 
     @property
     def per_cpu(self) -> bool:
@@ -56,6 +57,7 @@ class TestMap:
             info = kernel.map_info(self.fd)
             made = load_walker(self.fd, info, self.value, capacity or self.entries)
             walk = WalkFds(made.program, made.rows, made.counters, made.capacity)
+            self.walker_fds += [made.program, made.rows, made.counters]
         return MapReader(self.fd, self.key, self.value, walk=walk, allowed=[method], **settings)
 
 
@@ -72,16 +74,12 @@ def new_map(
     """A new map; its fds are closed at the end."""
     key_layout, value_layout = declared(key, packed=packed), declared(value, packed=packed)
     fd = kernel.create_map(TYPES[kind], key_layout.size, value_layout.size, entries, flags)
-    before = set(os.listdir("/proc/self/fd"))
+    made = TestMap(fd, kind, key_layout, value_layout, entries)
     try:
-        yield TestMap(fd, kind, key_layout, value_layout, entries)
+        yield made
     finally:
-        # Walkers made for this map are closed too.
-        for opened in set(os.listdir("/proc/self/fd")) - before:
-            with suppress(OSError):
-                if os.readlink(f"/proc/self/fd/{opened}").startswith("anon_inode:bpf"):
-                    os.close(int(opened))
-        os.close(fd)
+        for opened in (fd, *made.walker_fds):
+            os.close(opened)
 
 
 def rows(reader: MapReader) -> list[tuple[Any, ...]]:

@@ -177,12 +177,13 @@ def test_enums_of_every_size_and_sign() -> None:
     build.add(Kind.ENUM, "old", 4, build.name("C"), -1, length=1)
     build.add(Kind.ENUM, "short", 2, build.name("D"), 1, length=1)
     build.add(Kind.ENUM64, "wide", 8, build.name("E"), 0, 1, length=1)
+    build.add(Kind.ENUM64, "wide_unsigned", 8, build.name("G"), 0, 1 << 31, length=1)
     build.add(Kind.ENUM64, "wide_signed", 8, build.name("F"), -1, -1, length=1, flag=True)
     types = by_hand(build)
-    ctypes = [types.layout(number, part="value").leaves[0].ctype for number in range(1, 7)]
-    assert ctypes == ["s32", "u32", "s32", "u16", "u64", "s64"]
-    values = [one.value for number in (5, 6) for one in types.enumerators(types.type(number))]
-    assert values == [1 << 32, -1]
+    ctypes = [types.layout(number, part="value").leaves[0].ctype for number in range(1, 8)]
+    assert ctypes == ["s32", "u32", "s32", "u16", "u64", "u64", "s64"]
+    values = [one.value for number in (5, 6, 7) for one in types.enumerators(types.type(number))]
+    assert values == [1 << 32, 1 << 63, -1]
 
 
 def test_floats_without_a_number_of_ours_are_bytes() -> None:

@@ -11,7 +11,9 @@ from bpfleet.cli.inspect_content import MAP_FLAGS
 from bpfleet.errors import ObjectError
 from objects_fixture import (
     VMLINUX,
+    BtfText,
     Objects,
+    by_hand,
     libbpf_maps,
     types_of,
 )
@@ -40,7 +42,7 @@ def test_maps_are_those_that_libbpf_opens(objects: Objects) -> None:
             *(other.type, other.key_size, other.value_size),
             *(other.max_entries, other.flags, other.extra),
         )
-    assert len(ours) == 8
+    assert len(ours) == 9
 
 
 def test_a_map_of_maps_tells_its_inner_maps(objects: Objects) -> None:
@@ -110,3 +112,14 @@ def test_map_types_and_flags_have_the_names_of_the_running_kernel(kernel: Btf) -
     told = {bit: name for bit, name in enumerate(MAP_FLAGS) if f"BPF_F_{name.upper()}" in by_name}
     assert all(by_name[f"BPF_F_{name.upper()}"] == 1 << bit for bit, name in told.items())
     assert len(told) > 12
+
+
+def test_numbers_wider_than_an_array_come_as_an_enum() -> None:
+    """`__ulong(map_extra, 1ull << 44)` of libbpf 1.5, as a newer clang writes it."""
+    build = BtfText()
+    build.add(Kind.ENUM64, "", 8, build.name("__unique_value0"), 0, 1 << 12, length=1)
+    build.add(Kind.STRUCT, "", 8, build.name("map_extra"), 1, 0, length=1)
+    build.add(Kind.VAR, "arena", 2, 1)
+    build.add(Kind.DATASEC, ".maps", 0, 3, 0, 8, length=1)
+    (one,) = by_hand(build).maps()
+    assert (one.name, one.extra) == ("arena", 1 << 44)

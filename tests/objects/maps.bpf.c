@@ -47,6 +47,13 @@ struct {
 	__uint(value_size, 127 * sizeof(__u64));
 } stacks SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_BLOOM_FILTER);
+	__uint(max_entries, 100);
+	__uint(map_extra, 3);
+	__type(value, __u32);
+} bloom SEC(".maps");
+
 struct inner_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 32);

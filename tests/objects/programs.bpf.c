@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause)
  *
- * Programs that go to places of every kind, and a function that two of them share.
+ * Programs that go to places of every kind, and functions that they share, static and global.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -17,6 +17,11 @@ static __attribute__((noinline)) int shared(__u64 *ctx)
 	return task->pid + task->tgid;
 }
 
+__attribute__((noinline)) int shared_too(int number)
+{
+	return number & 1;
+}
+
 #define PROGRAM(name, section)                  \
 	SEC(section) int name(__u64 *ctx)       \
 	{                                       \
@@ -26,7 +31,7 @@ static __attribute__((noinline)) int shared(__u64 *ctx)
 SEC("tp_btf/sched_switch")
 int on_switch(__u64 *ctx)
 {
-	return shared(ctx) & 1;
+	return shared_too(shared(ctx));
 }
 
 SEC("tp_btf/sched_switch")

@@ -112,7 +112,9 @@ def _open_bcc(request: Load) -> _Opened:
         raise LoadError(f"the source can't be read: {error.strerror}", where=request.source) from None
     opened = open_bcc(request, text)
     compiled = {one.name: one for one in opened.maps()}
-    return opened, compiled, _layouts(request, compiled)
+    layouts = _layouts(request, compiled)
+    opened.load()
+    return opened, compiled, layouts
 
 
 _BACKENDS: dict[str, Callable[[Load], _Opened]] = {"core": _open_core, "bcc": _open_bcc}

@@ -45,7 +45,10 @@ class AttachedProgram:
 
 
 class Backend(Protocol):
-    """A collector's program, loaded but not attached."""
+    """A collector's program, not attached yet."""
+
+    def load(self) -> None:
+        """Bring the programs into the kernel; raises VerifierError with the log's telling lines."""
 
     def maps(self) -> Sequence[CompiledMap]:
         """Every map of the program."""

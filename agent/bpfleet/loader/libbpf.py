@@ -172,6 +172,10 @@ class Object:
             yield ProgramHandle(handle)
             handle = library().bpf_object__next_program(self.handle, handle)
 
+    def close(self) -> None:
+        """Free it, with the fds that were not duplicated."""
+        library().bpf_object__close(self.handle)
+
     def load(self) -> None:
         """Bring maps and programs into the kernel."""
         result = library().bpf_object__load(self.handle)

@@ -3,6 +3,7 @@ that is walked."""
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,9 +83,10 @@ def load_walker(map_fd: int, info: MapInfo, value: Layout, rows: int) -> Walker:
             f"the snapshot program can't be loaded for this map: {error.strerror or error}",
             log=telling_lines(log.text),
         ) from None
-    return Walker(
-        next(p.fd for p in program.programs()), program.map("rows").fd, program.map(".bss").fd, rows
-    )
+    snapshot = next(iter(program.programs())).fd
+    fds = [os.dup(fd) for fd in (snapshot, program.map("rows").fd, program.map(".bss").fd)]
+    program.close()
+    return Walker(*fds, rows)
 
 
 def _fold_steps(value: Layout) -> Iterator[bytes]:

@@ -114,7 +114,7 @@ class _Reader:
         return WireError(what, where=f"{self.where}, byte {self.at}")
 
     def value(self, depth: int) -> Any:
-        """The value here; IndexError or struct.error where the frame ends, UnicodeDecodeError for bad text."""
+        """The value here; IndexError or struct.error where the frame ends, UnicodeDecodeError for no text."""
         self.left -= 1
         if self.left < 0:
             raise self.wrong(f"more than {self.limits.values} values in one frame")
