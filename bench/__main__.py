@@ -23,9 +23,13 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="What is measured: docs/benchmarks.md.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="What is measured: docs/benchmarks.md."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; else all")
-    parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="small and short: shows that it works, not how fast"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]

@@ -19,46 +19,63 @@ CHUNKS = (4096, 65536, 0)
 """Rows of a call of the C batch loop; 0: the whole map in one. The best of them is what ratios refer to."""
 
 _MAIN = Shape("hash", 8, 16)
+_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 _SHAPES = (
-    (_MAIN, (1_000, 10_000, 100_000, 1_000_000)),
-    (Shape("hash", 4, 8), (1_000, 10_000, 100_000, 1_000_000)),
-    (Shape("hash", 8, 16, slack=10), (1_000, 10_000, 100_000)),
-    (Shape("lru_hash", 64, 8, slack=1.3), (1_000, 10_000, 100_000, 1_000_000)),
-    (Shape("percpu_hash", 8, 16), (1_000, 10_000, 100_000, 1_000_000)),
-    (Shape("array", 4, 8), (1_000, 10_000, 100_000, 1_000_000)),
+    (_MAIN, _SIZES),
+    (Shape("hash", 4, 8), _SIZES),
+    (Shape("hash", 8, 16, slack=10), _SIZES[:3]),
+    (Shape("lru_hash", 64, 8, slack=1.3), _SIZES),
+    (Shape("percpu_hash", 8, 16), _SIZES),
+    (Shape("array", 4, 8), _SIZES),
 )
 _QUICK = ((_MAIN, (1_000, 20_000)), (Shape("percpu_hash", 8, 16), (1_000,)))
+_AGENT, _WALK, _ITEMS = "bpfleet, as the agent reads", "bpfleet walk", "bcc items()"
+_SLOW_PEERS_TO = 10_000  # rows; the main shape's go on
 _TOO_LONG = 10_000_000_000  # ns of one read
-_SLOWER = 1_500_000_000  # ns that all rounds of a slow peer may take at most, beyond its three
 
 
 def run(quick: bool) -> Iterator[Table]:
-    """One table for each shape and size."""
+    """One table for each shape and size, then all in short."""
+    summary = Table(
+        "reading, in short: million rows/s, and how many times the best C batch loop and bcc's items()",
+        (
+            "map",
+            "rows",
+            "the agent",
+            "walk",
+            "C batch",
+            "agent ÷ C",
+            "walk ÷ C",
+            "agent ÷ items()",
+            "walk ÷ items()",
+        ),
+    )
     for shape, sizes in _QUICK if quick else _SHAPES:
         rates: dict[str, float] = {}
         for rows in sizes:
-            # Beyond 100,000 rows the slow peers are there for the one shape that is asked about most.
-            slow = shape == _MAIN or rows <= 100_000
-            yield compare(shape, rows, rounds=5 if quick else 15, slow=slow, rates=rates)
+            slow = shape == _MAIN or rows <= _SLOW_PEERS_TO
+            table = compare(shape, rows, rounds=5 if quick else 15, slow=slow, rates=rates)
+            yield table
+            _summarize(table, summary)
+    yield summary
 
 
 def compare(
     shape: Shape, rows: int, *, rounds: int, slow: bool = True, rates: dict[str, float] | None = None
 ) -> Table:
-    """Read one map in all ways; all must have read the same rows.
+    """Read one map in all ways; raises PeerError where not all read the same rows.
 
-    `slow`: with the peers that do work per row in Python, or print. `rates` has what was found at smaller sizes (ns per
-    row by name): peers that would take more than 10 s for a read are left out.
+    `slow`: with the peers that make a system call, an object or text of each row. `rates` is for what was found
+    at smaller sizes (ns per row, by name): peers that would take more than 10 s for a read are left out.
     """
     rates = {} if rates is None else rates
     with filled(shape, rows) as made, ExitStack() as stack:
         ways = _Ways(made, stack, slow, rates)
         expected = ways.prove_alike()
         interleave(ways.contenders, rounds)
-    table = _table(made, ways, expected)
     for one in ways.contenders:
         rates[one.name] = one.median / made.rows
-    return table
+    return _table(made, ways, expected)
 
 
 class _Ways:
@@ -71,19 +88,23 @@ class _Ways:
         self._digests: dict[str, Callable[[], Digest]] = {}
         self._made, self._rates = made, rates
 
-        self._ours("bpfleet, as the agent reads", made.reader("ladder"))
-        self._ours("bpfleet walk", made.reader("walk"))
+        self._ours(_AGENT, made.reader("ladder"))
+        self._ours(_WALK, made.reader("walk"))
         self._ours("bpfleet batch", made.reader("batch"))
         c = stack.enter_context(c_reader(made))
         folds = ("+fold", "") if made.shape.per_cpu else ("",)
         for fold in folds:
             for chunk in CHUNKS:
                 if chunk < made.entries:
-                    self._peer(f"C batch{_folded(made, fold)}, {chunk or 'all'} rows a call", c, f"batch{fold}:{chunk}")
-        self._peer(f"C by key{_folded(made, folds[0])}", c, f"key{folds[0]}")
+                    self._peer(
+                        f"C batch{_folded(made, fold)}, {chunk or 'all'} rows a call",
+                        c,
+                        f"batch{fold}:{chunk}",
+                    )
         if not slow:
-            self.notes.append("bcc and bpftool: left out at this size, see hash 8/16")
+            self.notes.append(f"C by key, bcc and bpftool: left out at this size, see {_MAIN.name}")
             return
+        self._peer(f"C by key{_folded(made, folds[0])}", c, f"key{folds[0]}")
         self._bpftool()
         try:
             bcc = stack.enter_context(bcc_reader(made))
@@ -140,7 +161,7 @@ class _Ways:
         # The slow ones' checksums cost more than their reads: proven at the sizes up to 100,000.
         if expected < 1e9:
             self._digests[name] = ask
-        self.contenders.append(Contender(name, run, budget_ns=_SLOWER))
+        self.contenders.append(Contender(name, run, least=3 if expected > 1e9 else 5))
 
 
 def _folded(made: FilledMap, fold: str) -> str:
@@ -156,15 +177,22 @@ def _table(made: FilledMap, ways: _Ways, expected: Digest) -> Table:
     )
     wanted = ", folded" if made.shape.per_cpu else ""
     reference = min(
-        (one for one in ways.contenders if one.name.startswith(f"C batch{wanted}, ")), key=lambda one: one.median
+        (one for one in ways.contenders if one.name.startswith(f"C batch{wanted}, ")),
+        key=lambda one: one.median,
     )
     for one in ways.contenders:
-        name = f"{one.name} ({ways.methods[one.name]})" if "agent" in one.name else one.name
+        name = f"{one.name} ({ways.methods[one.name]})" if one.name == _AGENT else one.name
         rate = [made.rows / ns * 1e9 for ns in (one.median, one.worst, one.best)]
         ratio = reference.median / one.median
         mark = " *" if one is reference else ""
         table.rows.append(
-            [name + mark, *map(si, rate), _duration(one.median), f"{ratio:.2f} ×", f"{len(one.times)}×{one.repeats}"]
+            [
+                name + mark,
+                *map(si, rate),
+                _duration(one.median),
+                f"{ratio:.2f} ×",
+                f"{len(one.times)}×{one.repeats}",
+            ]
         )
         table.data.append(
             {
@@ -184,6 +212,23 @@ def _table(made: FilledMap, ways: _Ways, expected: Digest) -> Table:
         )
     table.notes = [f"{expected[0]:,} rows with the same checksum {expected[1]:016x} from all", *ways.notes]
     return table
+
+
+def _summarize(table: Table, summary: Table) -> None:
+    """One row of the summary; its data are the table's."""
+    found = {one["name"]: one["rows_per_s"] for one in table.data}
+    reference = next(one["rows_per_s"] for one in table.data if one["reference"])
+    items = next((rate for name, rate in found.items() if name.startswith(_ITEMS)), None)
+    ours = (found[_AGENT], found[_WALK])
+    summary.rows.append(
+        [
+            table.data[0]["map"],
+            f"{table.data[0]['rows']:,}",
+            *(f"{rate / 1e6:.2f}" for rate in (*ours, reference)),
+            *(f"{rate / reference:.2f}" for rate in ours),
+            *(f"{rate / items:.0f}" if items else "-" for rate in ours),
+        ]
+    )
 
 
 def _duration(ns: float) -> str:

@@ -44,5 +44,9 @@ def si(number: float) -> str:
     """A number in three or four digits with k, M or G: 1234567 → `1.23 M`."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit:
-            return f"{number / limit:.3g} {unit}" if abs(number) < 1000 * limit else f"{number / limit:.0f} {unit}"
+            return (
+                f"{number / limit:.3g} {unit}"
+                if abs(number) < 1000 * limit
+                else f"{number / limit:.0f} {unit}"
+            )
     return f"{number:.3g}"

@@ -41,7 +41,7 @@ def _lines(*arguments: str | Path) -> list[list[str]]:
 
 def test_programs_are_shown_with_where_they_go(objects: Objects) -> None:
     lines = _lines(objects("programs"))
-    assert ["on_switch", "tp_btf", "sched_switch", "3"] in lines
+    assert ["raw", "raw_tp", "sys_enter", "2"] in lines
     assert ["allocated", "uprobe", "/usr/lib/libc.so.6:malloc+0x10", "2"] in lines
     assert [
         "short_tracepoint",

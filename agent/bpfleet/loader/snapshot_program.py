@@ -84,9 +84,9 @@ def load_walker(map_fd: int, info: MapInfo, value: Layout, rows: int) -> Walker:
             log=telling_lines(log.text),
         ) from None
     snapshot = next(iter(program.programs())).fd
-    fds = [os.dup(fd) for fd in (snapshot, program.map("rows").fd, program.map(".bss").fd)]
+    made = Walker(os.dup(snapshot), os.dup(program.map("rows").fd), os.dup(program.map(".bss").fd), rows)
     program.close()
-    return Walker(*fds, rows)
+    return made
 
 
 def _fold_steps(value: Layout) -> Iterator[bytes]:

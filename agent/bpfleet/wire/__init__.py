@@ -16,7 +16,7 @@ from bpfleet.wire.encode import (
     encode_snapshot,
     encode_status,
 )
-from bpfleet.wire.records import Column, Gap, Origin, Record, Schema, Snapshot, Status
+from bpfleet.wire.records import Column, Gap, Origin, Record, Schema, Snapshot, Status, columns_of
 from bpfleet.wire.stream import read_file
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Snapshot",
     "Status",
     "UnknownSchema",
+    "columns_of",
     "compress",
     "decode",
     "encode_gap",

@@ -231,7 +231,7 @@ class Gap:
     count: int
     """Records lost; at most last - first + 1."""
     reason: str
-    """queue_full, worker_restart, sink_error, refused, shutdown, or a sink's own word."""
+    """queue_full, worker_restart, sink_error, refused, or a sink's own word."""
     sink: str
     t1: int
 

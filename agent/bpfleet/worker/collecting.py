@@ -19,7 +19,7 @@ from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.reading.mapped import map_memory
 from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Collector
-from bpfleet.wire import Column, Frame, Schema, encode_schema
+from bpfleet.wire import Frame, Schema, columns_of, encode_schema
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
 
@@ -130,9 +130,7 @@ def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, f
     )
     if one.walk_refused and "walk" in reader.why_not:
         reader.why_not["walk"] = one.walk_refused
-    columns = tuple(Column.of(leaf, "key") for leaf in one.key.columns()) + tuple(
-        Column.of(leaf, "value") for leaf in one.value.columns()
-    )
+    columns = columns_of(one.key.columns(), one.value.columns())
     schema = Schema(spec.name, spec.version, one.name, one.help, columns)
     counter = None
     if one.failed_inserts_fd is not None:
