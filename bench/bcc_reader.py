@@ -8,7 +8,6 @@ at the map `FD`, so that all peers read one map. Commands and answers as in peer
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 import time
@@ -26,7 +25,8 @@ def _source(kind: str, key_bytes: int, value_bytes: int, entries: int) -> str:
         key = "int"
     structs = f"struct key {{ char text[{key_bytes}]; }};\n"
     members = " ".join(f"u64 n{number};" for number in range(value_bytes // 8))
-    return f'{structs}struct value {{ {members} }};\nBPF_TABLE("{kind}", {key}, struct value, rows, {entries});\n'
+    structs += f"struct value {{ {members} }};\n"
+    return f'{structs}BPF_TABLE("{kind}", {key}, struct value, rows, {entries});\n'
 
 
 def _table(fd: int, kind: str, key_bytes: int, value_bytes: int, entries: int) -> Any:
@@ -59,7 +59,6 @@ def _hash(key: Any, leaf: Any) -> int:
 def main() -> int:
     fd, kind, *sizes = int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
     table = _table(fd, kind, *sizes)
-    table.Key(), ctypes.sizeof(table.Leaf)  # noqa: B018 - fails here if bcc has changed
     methods: dict[str, Callable[[], list[Any]]] = {
         "items": lambda: table.items(),
         "items_lookup_batch": lambda: list(table.items_lookup_batch()),

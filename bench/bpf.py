@@ -1,7 +1,7 @@
 """What only the benchmarks ask of the kernel: filling maps in bulk, the time and runs of programs.
 
-Through libbpf.so.1, which the agent's loader uses too. The layout of `struct bpf_prog_info` is from the kernel's
-`include/uapi/linux/bpf.h`.
+Through libbpf.so.1, which the agent's loader uses too. The layout of `struct bpf_prog_info` is from the
+kernel's `include/uapi/linux/bpf.h`.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.bpf import update_batch
 from bpfleet import kernel
 from bpfleet.layout import Layout, declared
 from bpfleet.loader.snapshot_program import first_rows, load_walker
 from bpfleet.reading.columns import Array
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.schema import counter, label
-
-from bench.bpf import update_batch
 
 __all__ = ["Digest", "FilledMap", "Shape", "digest", "filled"]
 

@@ -117,9 +117,9 @@ class Bpftool:
         """Rows and checksum of one dump; values of several CPUs added up."""
         rows = json.loads(subprocess.run(self._command, capture_output=True, check=True).stdout)
         keys = np.frombuffer(b"".join(_bytes(row["key"]) for row in rows), f"V{self._shape.key_bytes}")
-        per_cpu = [[_bytes(one["value"]) for one in row["values"]] if "values" in row else [_bytes(row["value"])]
-                   for row in rows]  # fmt: skip
-        flat = np.frombuffer(b"".join(b"".join(row) for row in per_cpu), np.uint64)
+        # Of a per-CPU map a row has one value for each CPU.
+        every = [one["value"] for row in rows for one in row.get("values", (row,))]
+        flat = np.frombuffer(b"".join(map(_bytes, every)), np.uint64)
         values = flat.reshape(len(rows), -1, self._shape.value_bytes // 8).sum(axis=1, dtype=np.uint64)
         return digest([keys, *values.T])
 

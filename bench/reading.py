@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-from bpfleet.reading.ladder import MapReader
-
 from bench.maps import Digest, FilledMap, Shape, digest, filled
 from bench.peer import Bpftool, Peer, PeerError, bcc_reader, c_reader
 from bench.rounds import Contender, interleave
 from bench.tables import Table, si
+from bpfleet.reading.ladder import MapReader
 
 __all__ = ["CHUNKS", "compare", "run"]
 
@@ -65,8 +64,8 @@ def compare(
 ) -> Table:
     """Read one map in all ways; raises PeerError where not all read the same rows.
 
-    `slow`: with the peers that make a system call, an object or text of each row. `rates` is for what was found
-    at smaller sizes (ns per row, by name): peers that would take more than 10 s for a read are left out.
+    `slow`: with the peers that make a system call, an object or text of each row. `rates` is for what was
+    found at smaller sizes (ns per row, by name): those that would take over 10 s a read are left out.
     """
     rates = {} if rates is None else rates
     with filled(shape, rows) as made, ExitStack() as stack:
@@ -173,7 +172,7 @@ def _folded(made: FilledMap, fold: str) -> str:
 def _table(made: FilledMap, ways: _Ways, expected: Digest) -> Table:
     table = Table(
         f"reading: {made.shape.name}, {made.rows:,} rows",
-        ("", "rows/s", "slowest", "fastest", "a read takes", "of the C batch", "rounds"),
+        ("", "rows/s", "slowest", "fastest", "a read takes", "C batch = 1", "rounds of reads"),
     )
     wanted = ", folded" if made.shape.per_cpu else ""
     reference = min(
@@ -190,8 +189,8 @@ def _table(made: FilledMap, ways: _Ways, expected: Digest) -> Table:
                 name + mark,
                 *map(si, rate),
                 _duration(one.median),
-                f"{ratio:.2f} ×",
-                f"{len(one.times)}×{one.repeats}",
+                f"{ratio:.2f}",
+                f"{len(one.times)} of {one.repeats}",
             ]
         )
         table.data.append(

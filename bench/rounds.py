@@ -1,5 +1,5 @@
 """Interleaved rounds: everyone once, then everyone again, so that whatever else the machine does falls on
-all alike. The order within a round changes from round to round, since each inherits the caches of the one before.
+all alike. The order changes from round to round, since each inherits the caches of the one before.
 
 A round of one contender is as many repeats as fill `_ROUND_NS`; its figure is the time of one repeat.
 """

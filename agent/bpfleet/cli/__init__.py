@@ -27,8 +27,20 @@ _COMMANDS = {
 }
 
 
+class _ReaderGone(Exception):
+    """Whoever read our output has gone (`| head`); not an OSError, which click would call a failure."""
+
+
 class _Commands(click.Group):
     """Our commands, and those of plugins (entry points `cli.NAME`), each imported when it is called."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise _ReaderGone from None
+        return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_COMMANDS, *sorted(_plugin_commands())]
@@ -73,11 +85,17 @@ def app() -> None:
 def main() -> None:
     """The `bpfleet` program."""
     try:
-        app(prog_name="bpfleet")
+        status = app(prog_name="bpfleet", standalone_mode=False)
     except BpfleetError as error:
         click.echo(f"bpfleet: {error}", err=True)
-        sys.exit(2 if isinstance(error, (ConfigError, PluginError, ObjectError)) else 1)
-    except BrokenPipeError:
-        # The reader has gone (`| head`): no more to say, and nothing to flush at exit.
+        status = 2 if isinstance(error, (ConfigError, PluginError, ObjectError)) else 1
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        status = 130
+    except _ReaderGone:
+        # No more to say, and nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
