@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Table", "si"]
+__all__ = ["Table", "megabytes", "si"]
 
 
 @dataclass
@@ -50,3 +50,8 @@ def si(number: float) -> str:
                 else f"{number / limit:.0f} {unit}"
             )
     return f"{number:.3g}"
+
+
+def megabytes(size: float) -> str:
+    """Bytes in MB (10^6)."""
+    return f"{size / 1e6:.1f} MB"

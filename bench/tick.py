@@ -6,16 +6,15 @@ import os
 import time
 from collections.abc import Iterator
 
+from bench.maps import FilledMap, Shape, filled
+from bench.rounds import Contender, interleave
+from bench.tables import Table
 from bpfleet.reading.ladder import MapReader
 from bpfleet.wire import Column, Frame, Origin, Schema, encode_schema
 from bpfleet.wire.encode import FRAME_BYTES
 from bpfleet.worker.collecting import RunningCollector, RunningMap
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.tick import tick
-
-from bench.maps import FilledMap, Shape, filled
-from bench.rounds import Contender, interleave
-from bench.tables import Table
 
 __all__ = ["NullSink", "compare", "run"]
 
@@ -38,7 +37,17 @@ def run(quick: bool) -> Iterator[Table]:
     """One table over sizes and methods."""
     table = Table(
         f"tick: {_SHAPE.name}, frames of at most {FRAME_BYTES >> 20} MiB to a sink that drops them",
-        ("read by", "rows", "a read takes", "a tick takes", "slowest", "fastest", "tick ÷ read", "frames", "bytes"),
+        (
+            "read by",
+            "rows",
+            "a read takes",
+            "a tick takes",
+            "slowest",
+            "fastest",
+            "tick ÷ read",
+            "frames",
+            "bytes",
+        ),
     )
     for rows in (1_000, 5_000) if quick else (1_000, 10_000, 100_000, 1_000_000):
         for method in ("walk", "ladder"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from bpfleet.errors import AttachError
@@ -22,11 +23,8 @@ def library_path(target: str, program: str) -> Path:
             where=f"attach list, target {target!r}",
             remedy="give the path of the binary or library on this host",
         )
-    listed = subprocess.run(
-        ["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False
-    ).stdout.splitlines()
     wanted = target if target.startswith("lib") else f"lib{target}.so"
-    for line in listed:
+    for line in _known_libraries():
         name, _, path_text = line.strip().partition(" => ")
         if name.startswith(wanted) and ("x86-64" in name or "AArch64" in name):
             return Path(path_text)
@@ -35,3 +33,10 @@ def library_path(target: str, program: str) -> Path:
         where=f"attach list, target {target!r}",
         remedy="/sbin/ldconfig -p lists the libraries; give a path where it is elsewhere",
     )
+
+
+@cache
+def _known_libraries() -> list[str]:
+    """What the dynamic linker knows, a line each: `libc.so.6 (libc6,x86-64) => /lib/…`."""
+    listed = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False)
+    return listed.stdout.splitlines()

@@ -75,7 +75,10 @@ class Batch:
             )
             if code == errno.ENOSPC:
                 # A bucket holds more than there is room for; the cursor has not moved.
-                self._reserve(self._rows * 2)
+                if rows and self._rows >= self._most:
+                    rows -= min(rows, _CHUNK)
+                else:
+                    self._reserve(self._rows * 2)
                 continue
             rows, met, first = rows + copied, met + copied, False
             if code == errno.ENOENT:

@@ -62,7 +62,8 @@ class Startup:
                 continue
             wanted[spec.name] = spec, settings
             self._channel.send(plain(request))
-        running = [one for one in self._answers(wanted) if one is not None]
+        order = list(wanted)
+        running = sorted(self._answers(wanted), key=lambda one: order.index(one.name))
         self._channel.send(plain(Seal(collectors=tuple(one.name for one in running))))
         return running
 
@@ -146,7 +147,7 @@ class Startup:
 
     def _answers(
         self, wanted: dict[str, tuple[Collector, CollectorSettings]]
-    ) -> Iterable[RunningCollector | None]:
+    ) -> Iterable[RunningCollector]:
         """One answer for each request, in whatever order loaders finish."""
         pending = dict(wanted)
         while pending:
