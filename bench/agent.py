@@ -18,10 +18,10 @@ from bench.tables import Table, megabytes
 from bpfleet.loader.headers import header_tree, includes_of, installed_headers
 from bpfleet.wire import Decoder, Snapshot, read_file
 
-__all__ = ["COLLECTORS", "Sampled", "run", "sample_agent", "wait_until"]
+__all__ = ["BPFLEET", "COLLECTORS", "Sampled", "run", "sample_agent", "wait_until"]
 
 COLLECTORS = ("execve", "cputime", "dnslat")
-_BPFLEET = Path(sys.executable).with_name("bpfleet")
+BPFLEET = Path(sys.executable).with_name("bpfleet")
 _TOOLS = (("execsnoop",), ("cpudist", "1000"), ("gethostlatency",))
 _BCC_TOOLS = (
     ("execsnoop-bpfcc",),
@@ -109,7 +109,7 @@ def sample_agent(interval: float, seconds: float) -> Sampled:
             + '[sinks.file]\npath = "records.bpfleet"\n'
         )
         began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        with processes.running([str(_BPFLEET), "run", "--config", str(config)]) as agent:
+        with processes.running([str(BPFLEET), "run", "--config", str(config)]) as agent:
             records = state / "records.bpfleet"
             wait_until(
                 lambda: (records.exists() and records.stat().st_size > 4096) or agent.poll() is not None, 60
@@ -221,7 +221,7 @@ def _tool_pss(command: tuple[str, ...], seconds: float) -> tuple[int, str]:
     program = shutil.which(command[0], path="/usr/sbin:/usr/bin")
     if program is None:
         return 0, "not installed"
-    with _headers_for(program), processes.running([program, *command[1:]]) as tool:
+    with _headers_for(program), processes.running(processes.in_tracing([program, *command[1:]])) as tool:
         # bcc tools compile first: measured once their memory has stopped growing.
         wait_until(lambda: tool.poll() is not None, seconds)
         last = -1

@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Activity", "activity", "cpu_ns", "family", "name_of", "pss", "running", "ticks_ns"]
+__all__ = [
+    "Activity",
+    "activity",
+    "cpu_ns",
+    "family",
+    "in_tracing",
+    "name_of",
+    "programs_of",
+    "pss",
+    "running",
+    "ticks_ns",
+]
 
 
 def family(pid: int) -> list[int]:
@@ -78,6 +90,27 @@ def activity() -> Activity:
     lines = Path("/proc/stat").read_text().splitlines()
     counts = {name: int(rest.split()[0]) for name, _, rest in (line.partition(" ") for line in lines)}
     return Activity(counts["processes"], counts["ctxt"], time.monotonic())
+
+
+def programs_of(pid: int) -> set[int]:
+    """Ids of the BPF programs that the process, or one that descends from it, has an fd or a link of."""
+    found: set[int] = set()
+    for one in family(pid):
+        with suppress(OSError):
+            for info in Path(f"/proc/{one}/fdinfo").iterdir():
+                for line in info.read_text().splitlines():
+                    if line.startswith("prog_id:"):
+                        found.add(int(line.split()[1]))
+    return found
+
+
+def in_tracing(command: Sequence[str]) -> list[str]:
+    """The command, run where tracefs is mounted, which most tools need; the mount is the process's own."""
+    code = (
+        "import os, sys; from bpfleet.loader.tracing_mounts import mount_privately; mount_privately(); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", code, *command]
 
 
 @contextmanager

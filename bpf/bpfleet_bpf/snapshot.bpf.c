@@ -13,6 +13,7 @@
 
 #define MAX_FOLDS 64
 #define UNROLLED 32 /* words copied without a call */
+#define DIRECT 128  /* values up to this size are read from other CPUs by address */
 
 enum fold_op {
 	FOLD_SUM = 0,
@@ -59,11 +60,30 @@ struct {
 	__u64 written; /* rows written; fewer where the buffer was too small */
 } last_walk;
 
+/*
+ * How far each CPU's copy of a per-CPU value lies from this CPU's. It is the same for every value, so it is measured once
+ * a walk, on `yardstick`; a lookup per CPU and key would hash the key again each time. The worker does not get these maps.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} yardstick SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it to `cpus` */
+	__type(key, __u32);
+	__type(value, __s64);
+} distances SEC(".maps");
+
 struct walk {
 	__u64 seen;
 	__u64 written;
 	void *key;
 	void *to;    /* the row's value */
+	__u64 here;  /* address of this CPU's value */
 	__u64 newest;
 	__u32 base;  /* the CPU whose value is copied; the others are folded into it */
 };
@@ -189,6 +209,16 @@ static long fold_cpu(__u32 cpu, struct walk *walk)
 
 	if (cpu == walk->base)
 		return 0;
+	if (value_size <= DIRECT) {
+		__u64 there[DIRECT / 8];
+		__s64 *distance = bpf_map_lookup_elem(&distances, &cpu);
+
+		if (distance) {
+			bpf_probe_read_kernel(there, value_size, (void *)(walk->here + *distance));
+			fold(walk->to, there);
+		}
+		return 0;
+	}
 	value = bpf_map_lookup_percpu_elem(&target, walk->key, cpu);
 	if (value)
 		fold(walk->to, value);
@@ -212,13 +242,17 @@ static long visit(void *map, void *key, void *value, struct walk *walk)
 		walk->to = row;
 		/* `value` is this CPU's; where no field keeps the last writer's value, any CPU will do to begin with. */
 		walk->base = bpf_get_smp_processor_id();
+		/* The address of `value` as a number, which a pointer may not become but by a difference of two. */
+		walk->here = (__u64)value - (__u64)bpf_get_current_task_btf() + bpf_get_current_task();
 		if (keep_last) {
 			walk->base = 0;
 			walk->newest = 0;
 			bpf_loop(cpus, find_last, walk, 0);
 			from = bpf_map_lookup_percpu_elem(&target, key, walk->base);
-			if (!from)
-				return 0; /* deleted just now */
+			if (!from) {
+				walk->seen--; /* deleted just now */
+				return 0;
+			}
 		}
 	}
 	copy(row, from, value_size);
@@ -228,10 +262,26 @@ static long visit(void *map, void *key, void *value, struct walk *walk)
 	return 0;
 }
 
+/* For bpf_loop: measure the distance to this CPU's copies. */
+static long measure(__u32 cpu, void *ctx)
+{
+	__u32 zero = 0;
+	void *here = bpf_map_lookup_elem(&yardstick, &zero);
+	void *there = bpf_map_lookup_percpu_elem(&yardstick, &zero, cpu);
+	__s64 *distance = bpf_map_lookup_elem(&distances, &cpu);
+
+	if (here && there && distance)
+		*distance = (__s64)there - (__s64)here;
+	return 0;
+}
+
 SEC("syscall")
 int snapshot(void *ctx)
 {
 	struct walk walk = {};
+
+	if (cpus)
+		bpf_loop(cpus, measure, NULL, 0);
 
 	bpf_for_each_map_elem(&target, visit, &walk, 0);
 	last_walk.seen = walk.seen;

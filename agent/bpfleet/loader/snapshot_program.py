@@ -77,6 +77,7 @@ def load_walker(map_fd: int, info: MapInfo, value: Layout, rows: int) -> Walker:
                 reuse_fd=map_fd,
             )
             program.map("rows").set(value_size=row_size(info), max_entries=rows)
+            program.map("distances").set(max_entries=possible_cpus())
             program.load()
     except OSError as error:
         raise UnsupportedError(

@@ -59,11 +59,7 @@ class Batch:
         while True:
             count = min(_CHUNK, self._rows - rows)
             if count == 0:
-                if self._rows < self._most:
-                    self._reserve(min(self._most, self._rows * 2))
-                else:
-                    # Full: go on over the last chunk to learn how many there are.
-                    rows -= min(rows, _CHUNK)
+                rows = self._make_room(rows)
                 continue
             copied, code = kernel.batch(
                 self._fd,
@@ -75,15 +71,20 @@ class Batch:
             )
             if code == errno.ENOSPC:
                 # A bucket holds more than there is room for; the cursor has not moved.
-                if rows and self._rows >= self._most:
-                    rows -= min(rows, _CHUNK)
-                else:
-                    self._reserve(self._rows * 2)
+                rows = self._make_room(rows)
                 continue
             rows, met, first = rows + copied, met + copied, False
             if code == errno.ENOENT:
                 return Read(self.method, rows, met, self._columns(rows), complete=rows == met)
             cursor, following = following, cursor
+
+    def _make_room(self, rows: int) -> int:
+        """Room behind `rows` rows; at the limit, over the last chunk, to learn how many entries there are."""
+        if self._rows >= self._most and rows:
+            return rows - min(rows, _CHUNK)
+        # Only a bucket that is larger than all that is allowed goes beyond the limit.
+        self._reserve(self._rows * 2 if self._rows >= self._most else min(self._most, self._rows * 2))
+        return rows
 
     def _columns(self, rows: int) -> list[Array]:
         values: Bytes = self._values

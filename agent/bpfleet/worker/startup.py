@@ -145,9 +145,7 @@ class Startup:
                 continue
             yield name, found, settings
 
-    def _answers(
-        self, wanted: dict[str, tuple[Collector, CollectorSettings]]
-    ) -> Iterable[RunningCollector]:
+    def _answers(self, wanted: dict[str, tuple[Collector, CollectorSettings]]) -> Iterable[RunningCollector]:
         """One answer for each request, in whatever order loaders finish."""
         pending = dict(wanted)
         while pending:

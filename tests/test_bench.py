@@ -1,0 +1,202 @@
+"""The benchmarks work: each gives rows that make sense, and all peers read what we read. How fast is no matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.maps import Shape, digest, filled  # noqa: E402
+from bench.peer import Bpftool, PeerError, bcc_reader, c_reader  # noqa: E402
+from bench.reading import compare  # noqa: E402
+from bench.rounds import Contender, interleave  # noqa: E402
+from bench.tables import Table, si  # noqa: E402
+
+SHAPES = [
+    Shape("hash", 8, 16),
+    Shape("hash", 4, 8),
+    Shape("hash", 8, 16, slack=10),
+    Shape("lru_hash", 64, 8, slack=1.3),
+    Shape("percpu_hash", 8, 16),
+    Shape("array", 4, 8),
+]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def results(name: str, tmp_path: Path) -> list[list[dict[str, Any]]]:
+    """The numbers of each table that a tiny run gives."""
+    done = bench(name, "--quick", "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["machine"]["cpus"] >= 1
+    assert found["machine"]["kernel"] in done.stdout
+    assert all(table["title"] in done.stdout for table in found[name])
+    return [table["results"] for table in found[name]]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_every_peer_reads_the_rows_that_we_read(shape: Shape) -> None:
+    with filled(shape, 700) as made, c_reader(made) as c, bcc_reader(made) as bcc:
+        expected = digest(made.reader("walk").read().columns)
+        assert expected[0] == made.rows == 700
+        for method in ("ladder", "batch", "key"):
+            assert digest(made.reader(method).read().columns) == expected, method
+        for method in ("batch:64", "batch:4096", "batch:0", "key", "batch+fold:64", "key+fold"):
+            assert c.digest(method) == expected, method
+            assert c.time(method, 3)[1] == 700, method
+        assert bcc.digest("items") == expected
+        assert bcc.time("items", 1)[1] == 700
+        if not shape.per_cpu:
+            assert bcc.digest("items_lookup_batch") == expected
+        assert Bpftool(made).digest() == expected
+
+
+def test_a_checksum_tells_one_changed_number_and_does_not_mind_order() -> None:
+    keys, counts = np.arange(1000, dtype="<u8"), np.arange(1000, dtype="<u8") * 7
+    assert digest([keys[::-1], counts[::-1]]) == digest([keys, counts])
+    changed = counts.copy()
+    changed[500] += 1
+    assert digest([keys, changed]) != digest([keys, counts])
+    assert digest([keys, np.roll(counts, 1)]) != digest([keys, counts])
+
+
+def test_peers_that_read_other_rows_than_we_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with filled(Shape("hash", 8, 16), 500) as other:
+        monkeypatch.setattr("bench.reading.c_reader", lambda made: c_reader(other))
+        with pytest.raises(PeerError, match="not the same rows"):
+            compare(Shape("hash", 8, 16), 300, rounds=1, slow=False)
+
+
+def test_a_peer_that_ends_says_why() -> None:
+    with filled(Shape("hash", 8, 16), 10) as made, c_reader(made) as peer:
+        with pytest.raises(PeerError, match="nonsense"):
+            peer.time("nonsense line", 1)
+        with pytest.raises(PeerError, match="the peer ended"):
+            peer.time("key", 1)
+
+
+def test_reading_gives_rates_for_all_and_one_reference(tmp_path: Path) -> None:
+    *tables, summary = results("reading", tmp_path)
+    assert summary == []
+    for rows in tables:
+        assert [row["ratio_to_c_batch"] for row in rows if row["reference"]] == [1.0]
+        names = " ".join(row["name"] for row in rows)
+        for peer in ("bpfleet walk", "bpfleet batch", "C batch", "C by key", "bcc items()", "bpftool"):
+            assert peer in names
+        for row in rows:
+            assert 0 < row["min_ns"] <= row["median_ns"] <= row["max_ns"]
+            assert row["rounds"] >= 3
+
+
+def test_a_tick_is_timed_with_all_of_its_rows_in_frames(tmp_path: Path) -> None:
+    [rows] = results("tick", tmp_path)
+    assert {(row["rows"], row["method"]) for row in rows} == {
+        (count, method) for count in (1_000, 5_000) for method in ("walk", "ladder")
+    }
+    for row in rows:
+        assert row["bytes"] >= row["rows"] * 24
+        assert row["frames"] >= 1
+        assert row["read_ns"] > 0
+        assert row["tick_ns"] > 0
+
+
+def test_wire_compares_three_ways_over_the_same_rows(tmp_path: Path) -> None:
+    [rows] = results("wire", tmp_path)
+    assert [row["name"] for row in rows] == ["columns", "columns, to dicts", "a dict per row"]
+    assert all(row["encode_ns"] > 0 and row["decode_ns"] > 0 for row in rows)
+    assert rows[0]["bytes"] < rows[2]["bytes"]
+
+
+def test_the_agent_is_measured_while_it_delivers_snapshots(tmp_path: Path) -> None:
+    [run], [startup], beside = results("agent", tmp_path)
+    assert set(run["pss_by_process"]) == {"bpfleet.supervisor", "bpfleet.worker"}
+    assert all(size > 1 << 20 for size in run["pss_by_process"].values())
+    assert 0 < run["cpu_share"] < 2
+    assert run["snapshots"] >= 15  # five maps, each 0.5 s, for 3 s
+    assert set(startup["first_s"]) == {"execve", "cputime", "dnslat"}
+    assert beside[0]["name"] == "bpfleet"
+    assert {"libbpf-tools", "bcc tools"} == {one["group"] for one in beside[1:]}
+    assert all(one["pss_bytes"] > 100_000 for one in beside)
+
+
+def test_cost_counts_the_same_events_for_us_and_for_the_tools(tmp_path: Path) -> None:
+    [rows] = results("cost", tmp_path)
+    assert [(row["name"], row["event"]) for row in rows] == [
+        ("bpfleet execve", "exec"),
+        ("bpfleet cputime", "switch"),
+        ("execsnoop", "exec"),
+        ("cpudist", "switch"),
+    ]
+    for row in rows:
+        assert row["ns_per_event"] > 0
+        assert row["events"] >= (50 if row["event"] == "exec" else 4_000)
+
+
+def test_an_unknown_benchmark_is_a_wrong_use_that_names_what_there_is() -> None:
+    done = bench("raeding")
+    assert done.returncode == 2
+    assert "no benchmark 'raeding'" in done.stderr
+    assert "reading, tick, wire, agent, cost" in done.stderr
+
+
+def test_a_slow_contender_gets_fewer_rounds_and_a_fast_one_many_repeats() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def run(name: str, ns: int, repeats: int) -> int:
+        asked.append((name, repeats))
+        return ns * repeats
+
+    fast = Contender("fast", lambda repeats: run("fast", 1_000_000, repeats))
+    slow = Contender("slow", lambda repeats: run("slow", 500_000_000, repeats), least=4)
+    interleave([fast, slow], 15)
+    assert len(fast.times) == 15
+    assert fast.repeats == 20
+    assert fast.median == 1_000_000
+    assert slow.times == [500_000_000] * 4
+    between = [index for index, (name, _) in enumerate(asked) if name == "slow"]
+    assert max(b - a for a, b in zip(between, between[1:], strict=False)) < 8, "spread over the fast one's"
+
+
+def test_the_first_run_of_a_very_slow_contender_counts() -> None:
+    slow = Contender("slow", lambda repeats: 2_000_000_000 * repeats, least=3)
+    interleave([slow], 15)
+    assert len(slow.times) == 3
+
+
+def test_a_table_is_aligned_and_its_notes_follow() -> None:
+    table = Table("title", ("name", "number"), [["a", "1"], ["longer", "1000"]], ["a note"])
+    assert str(table).splitlines() == [
+        "title",
+        "",
+        "  name    number",
+        "  ------  ------",
+        "  a            1",
+        "  longer    1000",
+        "  * a note",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.5, "0.5"), (999, "999"), (1234, "1.23 k"), (17_100_000, "17.1 M"), (2e12, "2000 G")],
+)
+def test_numbers_are_short(number: float, text: str) -> None:
+    assert si(number) == text
