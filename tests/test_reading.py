@@ -110,6 +110,34 @@ def test_per_cpu_values_are_folded_as_declared(method: str, fold: Fold | None, e
 
 
 @pytest.mark.skipif(CPUS < 2, reason="folding needs two CPUs")
+@pytest.mark.parametrize("slots", [4, 16, 32])
+@pytest.mark.parametrize("few_cpus", [0, 8])
+def test_small_and_large_values_of_few_and_many_cpus_are_folded_alike(slots: int, few_cpus: int) -> None:
+    """The snapshot program has a way of its own for each of the four."""
+    value = [histogram("slots", slots), counter("count", "u32"), gauge("low", "s16", fold=Fold.MIN)]
+    with new_map("percpu_hash", [label("key", "u32")], value, 64) as one:
+        for key in range(50):
+            values = [
+                u64(*((key + cpu) * slot for slot in range(slots))) + u32(key) + bytes([cpu + 1, 0, 0, 0])
+                for cpu in range(CPUS)
+            ]
+            one.put(u32(key), values)
+        expected = [
+            (
+                key,
+                tuple(sum((key + cpu) * slot for cpu in range(CPUS)) for slot in range(slots)),
+                key * CPUS,
+                1,
+            )
+            for key in range(50)
+        ]
+        walker = load_walker(one.fd, kernel.map_info(one.fd), one.value, 64, few_cpus=few_cpus)
+        walk = WalkFds(walker.program, walker.rows, walker.counters, 64)
+        assert rows(MapReader(one.fd, one.key, one.value, walk=walk, allowed=["walk"])) == expected
+        assert rows(one.reader("batch")) == expected
+
+
+@pytest.mark.skipif(CPUS < 2, reason="folding needs two CPUs")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_minimum_ignores_cpus_that_never_touched_the_key(method: str) -> None:
     with new_map("percpu_array", [label("i", "u32")], [gauge("n", fold=Fold.MIN)], 2) as one:

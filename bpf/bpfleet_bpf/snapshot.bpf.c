@@ -13,6 +13,7 @@
 
 #define MAX_FOLDS 64
 #define UNROLLED 32 /* words copied without a call */
+#define MAX_FEW_CPUS 16
 #define DIRECT 128  /* values up to this size are read from other CPUs by address */
 
 enum fold_op {
@@ -34,6 +35,7 @@ struct fold_step {
 const volatile __u32 key_size = 4;
 const volatile __u32 value_size = 8;
 const volatile __u32 cpus = 0;		 /* possible CPUs of a per-CPU map; 0: not per-CPU */
+const volatile __u32 few_cpus = 8;	 /* up to so many, at most MAX_FEW_CPUS, they are folded in a plain loop */
 const volatile bool keep_last = false;	 /* some field is not folded: its value is the last writer's */
 const volatile __s32 newest_offset = -1; /* where a timestamp (u64) tells who wrote last */
 const volatile __u32 fold_count = 0;
@@ -84,6 +86,8 @@ struct walk {
 	void *key;
 	void *to;    /* the row's value */
 	__u64 here;  /* address of this CPU's value */
+	void *mark;  /* this CPU's copy of `yardstick` … */
+	__u64 mark_address; /* … and its address as a number */
 	__u64 newest;
 	__u32 base;  /* the CPU whose value is copied; the others are folded into it */
 };
@@ -202,13 +206,13 @@ static long find_last(__u32 cpu, struct walk *walk)
 	return 0;
 }
 
-/* For bpf_loop: fold this CPU's value into the row. */
-static long fold_cpu(__u32 cpu, struct walk *walk)
+/* Fold one CPU's value into the row. */
+static __always_inline void fold_from(__u32 cpu, struct walk *walk)
 {
 	const void *value;
 
 	if (cpu == walk->base)
-		return 0;
+		return;
 	if (value_size <= DIRECT) {
 		__u64 there[DIRECT / 8];
 		__s64 *distance = bpf_map_lookup_elem(&distances, &cpu);
@@ -217,11 +221,17 @@ static long fold_cpu(__u32 cpu, struct walk *walk)
 			bpf_probe_read_kernel(there, value_size, (void *)(walk->here + *distance));
 			fold(walk->to, there);
 		}
-		return 0;
+		return;
 	}
 	value = bpf_map_lookup_percpu_elem(&target, walk->key, cpu);
 	if (value)
 		fold(walk->to, value);
+}
+
+/* For bpf_loop. */
+static long fold_cpu(__u32 cpu, struct walk *walk)
+{
+	fold_from(cpu, walk);
 	return 0;
 }
 
@@ -242,8 +252,7 @@ static long visit(void *map, void *key, void *value, struct walk *walk)
 		walk->to = row;
 		/* `value` is this CPU's; where no field keeps the last writer's value, any CPU will do to begin with. */
 		walk->base = bpf_get_smp_processor_id();
-		/* The address of `value` as a number, which a pointer may not become but by a difference of two. */
-		walk->here = (__u64)value - (__u64)bpf_get_current_task_btf() + bpf_get_current_task();
+		walk->here = (__u64)value - (__u64)walk->mark + walk->mark_address;
 		if (keep_last) {
 			walk->base = 0;
 			walk->newest = 0;
@@ -256,8 +265,12 @@ static long visit(void *map, void *key, void *value, struct walk *walk)
 		}
 	}
 	copy(row, from, value_size);
-	if (cpus)
+	/* The verifier follows a loop through every turn, and a call once; the loop is half as fast again. */
+	if (cpus > few_cpus)
 		bpf_loop(cpus, fold_cpu, walk, 0);
+	else
+		for (__u32 cpu = 0; cpu < MAX_FEW_CPUS && cpu < cpus; cpu++)
+			fold_from(cpu, walk);
 	walk->written++;
 	return 0;
 }
@@ -279,10 +292,16 @@ SEC("syscall")
 int snapshot(void *ctx)
 {
 	struct walk walk = {};
+	__u32 zero = 0;
 
-	if (cpus)
+	if (cpus) {
 		bpf_loop(cpus, measure, NULL, 0);
-
+		walk.mark = bpf_map_lookup_elem(&yardstick, &zero);
+		if (!walk.mark)
+			return 1;
+		/* A pointer becomes a number by its difference from one whose number is known. */
+		walk.mark_address = (__u64)walk.mark - (__u64)bpf_get_current_task_btf() + bpf_get_current_task();
+	}
 	bpf_for_each_map_elem(&target, visit, &walk, 0);
 	last_walk.seen = walk.seen;
 	last_walk.written = walk.written;

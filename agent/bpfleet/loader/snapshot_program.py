@@ -46,9 +46,10 @@ def first_rows(info: MapInfo, most_bytes: int) -> int:
     return max(1, min(info.max_entries, min(_FIRST_BYTES, most_bytes) // row_size(info)))
 
 
-def load_walker(map_fd: int, info: MapInfo, value: Layout, rows: int) -> Walker:
+def load_walker(map_fd: int, info: MapInfo, value: Layout, rows: int, *, few_cpus: int = 8) -> Walker:
     """Load the snapshot program for the map `map_fd`, with room for `rows` rows.
 
+    Up to `few_cpus` CPUs are folded by the faster of two ways, which costs the verifier more.
     Raises UnsupportedError saying why, where this map or kernel can't have it.
     """
     if info.type_name not in _WALKABLE:
@@ -60,6 +61,7 @@ def load_walker(map_fd: int, info: MapInfo, value: Layout, rows: int) -> Walker:
         steps = list(_fold_steps(value))
         knobs |= {
             "cpus": possible_cpus(),
+            "few_cpus": few_cpus,
             "keep_last": int(any(leaf.fold is Fold.LAST for leaf in value.columns())),
             "newest_offset": next((a.offset for a in value.leaves if a.meaning is Meaning.TIMESTAMP), -1),
             "fold_count": len(steps),

@@ -1,0 +1,117 @@
+"""Processes that end: what is tried is tried in one, so that nothing stays mounted, loaded or attached."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bpfleet.supervisor.launch import ending
+from bpfleet.supervisor.privileges import die_with_parent
+
+__all__ = ["Child", "ChildFailed", "in_child", "run_command"]
+
+
+class ChildFailed(Exception):
+    """Raised when a child crashed, hung, or raised; the text says which, in half a sentence."""
+
+
+class Child:
+    """A forked process that works out one value and ends. `result` waits for it; call it once."""
+
+    def __init__(self, function: Callable[[], Any], *, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._seconds = seconds
+        self._pipe, write = os.pipe()
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _be_the_child(function, write, parent)
+        os.close(write)
+
+    def result(self) -> Any:
+        """What the function returned, by way of JSON; raises ChildFailed. The child is gone afterwards."""
+        try:
+            raw = self._read()
+        finally:
+            os.close(self._pipe)
+            # It has said all; what it still does, such as ending, is of no interest.
+            os.kill(self._pid, signal.SIGKILL)
+            _, status = os.waitpid(self._pid, 0)
+        if not raw.endswith(b"\n"):
+            raise ChildFailed(f"the process that tried it ended ({ending(os.waitstatus_to_exitcode(status))})")
+        kind, value = json.loads(raw)
+        if kind == "raised":
+            raise ChildFailed(value)
+        return value
+
+    def _read(self) -> bytes:
+        said = bytearray()
+        while not said.endswith(b"\n"):
+            patience = self._deadline - time.monotonic()
+            if patience <= 0 or not select.select([self._pipe], [], [], patience)[0]:
+                raise ChildFailed(f"the process that tried it took longer than {self._seconds:g} s")
+            part = os.read(self._pipe, 65536)
+            if not part:
+                break
+            said += part
+        return bytes(said)
+
+
+def in_child(function: Callable[[], Any], *, seconds: float = 5.0) -> Any:
+    """What `function` returns (something that JSON can say) in a process of its own; raises ChildFailed."""
+    return Child(function, seconds=seconds).result()
+
+
+def run_command(
+    command: Sequence[str], *, seconds: float = 5.0, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, both its outputs kept; it ends with us. OSError or ChildFailed."""
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+            cwd="/",
+            env=environment,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        )
+    except subprocess.TimeoutExpired:
+        raise ChildFailed(f"{command[0]} took longer than {seconds:g} s") from None
+
+
+def _be_the_child(function: Callable[[], Any], write: int, parent: int) -> None:
+    """Never returns: whatever happens, the parent's stack is not unwound here."""
+    try:
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        # What libraries print is not for the report, and a Ctrl-C is the parent's to handle.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(nowhere, fd)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            said = json.dumps(("value", function()))
+        except Exception as error:
+            said = json.dumps(("raised", f"{_place(error)}{type(error).__name__}: {error}"))
+        with os.fdopen(write, "wb") as pipe:
+            pipe.write(said.encode() + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}: "
