@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from bpfleet.errors import SinkError
+from bpfleet.errors import SinkError, SinkGone
 from bpfleet.plugins import State
 from bpfleet.wire import Column, Decoder, Frame, Gap, Origin, Schema, encode_schema
 from bpfleet.worker.delivery import Delivery
@@ -225,3 +225,14 @@ def test_the_ledger_has_room_for_sinks_with_long_and_like_names(ledger: Ledger) 
     for number, name in enumerate(names):
         ledger.set_delivered(name, number + 1)
     assert [ledger.delivered(name) for name in names] == list(range(1, 51))
+
+
+def test_a_sink_that_has_gone_is_left_alone(delivery: Delivery, ledger: Ledger, sink: Recorder) -> None:
+    sink.fail = lambda: SinkGone("the reader has gone")
+    offer(delivery, ledger, 3)
+    wait_for(lambda: delivery.gone)
+    offer(delivery, ledger, 2)
+    wait_for(lambda: delivery.dropped == 5)
+    assert delivery.queued == (0, 0)
+    assert sink.opened == 1
+    assert delivery.stop(time.monotonic() + 5) == 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from agent_process import Agent, run
+from agent_process import BPFLEET, Agent, run
 from distributions import program
 from kernel_maps import open_map, put_many
 
@@ -258,3 +258,16 @@ def test_a_map_that_outgrows_its_row_buffer_is_read_whole_and_gets_a_larger_one(
     after = agent.next_snapshot("large", "hits")
     assert (after["method"], after["entries"]) == ("walk", 100_000)
     os.close(fd)
+
+
+def test_once_into_a_pipe_that_closes_ends_quietly() -> None:
+    done = subprocess.run(
+        f"{BPFLEET} once execve cputime --after 200ms | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""

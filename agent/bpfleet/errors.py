@@ -15,6 +15,7 @@
     ├── ReadError          a map could not be read
     ├── WireError          bytes are not a record of wire format 1
     ├── SinkError          a sink can't take records now; it is tried again
+    │   └── SinkGone            a sink will never take records again
     └── PrivilegeError     a place or a right is missing for the user in question
 
 Each says what is wrong, where, and what to do about it. They are *expected*: shown without a
@@ -39,6 +40,7 @@ __all__ = [
     "ReadError",
     "SchemaMismatch",
     "SinkError",
+    "SinkGone",
     "UnsupportedError",
     "VerifierError",
     "WireError",
@@ -143,6 +145,10 @@ class WireError(BpfleetError):
 
 class SinkError(BpfleetError):
     """Raised by a sink that can't take records now; they are kept and tried again."""
+
+
+class SinkGone(SinkError):
+    """Raised by a sink that will never take records again: whoever read them has gone."""
 
 
 class PrivilegeError(BpfleetError):

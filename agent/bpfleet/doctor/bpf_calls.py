@@ -74,9 +74,7 @@ def watch_functions(program: int, name: str) -> int:
     """Attach by kprobe.multi to the kernel function `name`."""
     text = ctypes.create_string_buffer(name.encode())
     names = (ctypes.c_uint64 * 1)(ctypes.addressof(text))
-    attributes = struct.pack(
-        "=IIIIIIQQQ", program, 0, _KPROBE_MULTI, 0, 0, 1, ctypes.addressof(names), 0, 0
-    )
+    attributes = struct.pack("=IIIIIIQQQ", program, 0, _KPROBE_MULTI, 0, 0, 1, ctypes.addressof(names), 0, 0)
     return _call(_LINK_CREATE, attributes)
 
 
@@ -89,7 +87,13 @@ def run_iterator(program: int) -> None:
 
 
 def perf_event(
-    kind: int, config: int = 0, *, name: str | None = None, offset: int = 0, every: int = 0, everyone: bool = False
+    kind: int,
+    config: int = 0,
+    *,
+    name: str | None = None,
+    offset: int = 0,
+    every: int = 0,
+    everyone: bool = False,
 ) -> int:
     """Open a perf event of this process (of CPU 0 with `everyone`); gives its fd, or OSError.
 

@@ -44,7 +44,9 @@ class Child:
             os.kill(self._pid, signal.SIGKILL)
             _, status = os.waitpid(self._pid, 0)
         if not raw.endswith(b"\n"):
-            raise ChildFailed(f"the process that tried it ended ({ending(os.waitstatus_to_exitcode(status))})")
+            raise ChildFailed(
+                f"the process that tried it ended ({ending(os.waitstatus_to_exitcode(status))})"
+            )
         kind, value = json.loads(raw)
         if kind == "raised":
             raise ChildFailed(value)
@@ -114,4 +116,6 @@ def _place(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return "" if trace is None else f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}: "
+    return (
+        "" if trace is None else f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}: "
+    )

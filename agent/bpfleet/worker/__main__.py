@@ -40,6 +40,9 @@ class Worker:
         self.options = start["options"]
         self.channel, self.ledger, self.run_id = channel, ledger, start["run"]
         self.once = self.options["mode"] == "once"
+        if self.once:
+            # `once | head`: that the reader has gone is no news.
+            logging.getLogger("bpfleet.sink").setLevel(logging.ERROR)
         self.config = _configuration(start)
         state = Path(start["state"])
         self.origin: Origin = identity(state, start["run"], user=start["user"], keep=not self.once)
@@ -84,7 +87,7 @@ class Worker:
                 self.changed.clear()
                 self._send_status()
                 status_due = now + self.config.agent.status_interval
-            if now >= end:
+            if now >= end or (self.sinks and all(sink.gone for sink in self.sinks)):
                 return
             following = min([*due.values(), status_due, end])
             for fd, _ in poll.poll(max(0.0, following - time.monotonic()) * 1000 + 1):

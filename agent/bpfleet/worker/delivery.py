@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bpfleet.errors import BpfleetError, SinkError
+from bpfleet.errors import BpfleetError, SinkError, SinkGone
 from bpfleet.kernel import boottime_ns
 from bpfleet.plugins import State
 from bpfleet.spec import Sink
@@ -53,6 +53,8 @@ class Delivery:
         self.name, self.kind = name, kind
         self.state, self.error = State.RUNNING, None
         self.written = self.dropped = 0
+        self.gone = False
+        """Whether the sink will never take records again."""
         self._open_sink, self._limit, self._origin, self._ledger = open_sink, limit, origin, ledger
         self._changed = changed
         self._queue: deque[Frame] = deque()
@@ -80,6 +82,9 @@ class Delivery:
     def offer(self, frame: Frame) -> None:
         """Queue one record; never blocks."""
         with self._lock:
+            if self.gone:
+                self.dropped += 1
+                return
             self._queue.append(frame)
             self._queued_bytes += len(frame.data)
             while self._queued_bytes > self._limit and len(self._queue) > 1:
@@ -128,6 +133,9 @@ class Delivery:
             self._in_hand = sum(frame.kind != "gap" for frame in frames)
             try:
                 self._write(frames)
+            except SinkGone as error:
+                self._give_up(frames, error)
+                break
             except Exception as error:
                 self._failed(frames, error)
             else:
@@ -194,6 +202,15 @@ class Delivery:
         self._stopping.wait(min(pause, max(0.0, self._deadline - time.monotonic())))
         if self._stopping.is_set():
             time.sleep(0.2)  # no busy loop while a failing sink is drained
+
+    def _give_up(self, frames: list[Frame], error: SinkGone) -> None:
+        """Nobody is there to tell of a gap either: the count of what was dropped is all that stays."""
+        with self._lock:
+            self.gone = True
+            self.dropped += len(frames) + len(self._queue)
+            self._queue.clear()
+            self._queued_bytes = self._in_hand = 0
+        self._became(State.QUARANTINED, error)
 
     def _close(self) -> None:
         sink, self._sink = self._sink, None

@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Callable
 
-from bpfleet.errors import SinkError
+from bpfleet.errors import SinkError, SinkGone
 
 __all__ = ["ReaderGone", "write_all"]
 
@@ -16,7 +16,7 @@ _LOOK_AROUND = 0.2
 _PATIENCE_AT_THE_END = 1.0
 
 
-class ReaderGone(SinkError):
+class ReaderGone(SinkGone):
     """Raised when nobody can read any more what is written."""
 
 
