@@ -1,0 +1,86 @@
+"""What this host has of what the agent needs: tried for real, in processes that end.
+
+    finding      one line: ok, warn or missing; what, detail, remedy
+    child        processes that end, and what they said
+    kernel       release, BTF, configuration, preemption, JIT, lockdown
+    attaching    what a program can be attached to, seen to count an event
+    attach_kinds the ways to attach, each with its probe
+    reading      maps: kinds, the snapshot program, reading by the worker's user
+    mounts       tracefs, bpffs, debugfs
+    privileges   capabilities, limits, sysctls, seccomp, containers
+    tools        libbpf, clang, bcc, kernel headers, Python packages
+    agent        configuration, worker's user, code, state directory, id
+
+A new check is one function `(Subject) -> Iterable[Finding]` and one name in `AREAS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bpfleet.doctor.agent import subject_of
+from bpfleet.doctor.child import Child, ChildFailed
+from bpfleet.doctor.finding import Finding, State, Subject, unseen
+
+__all__ = ["AREAS", "Finding", "State", "examine"]
+
+AREAS: dict[str, tuple[str, tuple[str, ...]]] = {
+    # area: (module, its checks)
+    "kernel": ("kernel", ("release", "btf", "configuration", "preemption", "jit", "lockdown")),
+    "attaching": ("attaching", ("attaching",)),
+    "reading": ("reading", ("map_kinds", "reading")),
+    "mounts": ("mounts", ("mounts",)),
+    "privileges": (
+        "privileges",
+        ("root", "capabilities", "limits", "sysctls", "seccomp", "container"),
+    ),
+    "libraries": ("tools", ("libbpf", "clang", "bcc", "headers", "python_packages")),
+    "agent": ("agent", ("configuration", "worker", "as_worker")),
+}
+
+_SECONDS = 20.0
+_TELL_US = "please report it, with this line"
+
+
+def examine(config: Path | None = None) -> Iterator[Finding]:
+    """Everything, by area; `config` is the configuration's path, None for what `bpfleet run` would take.
+
+    Each area is looked at in a process of its own, all at the same time: what one of them mounts, maps or
+    loads is gone with it, and one that crashes costs its own findings only.
+    """
+    subject = subject_of(config)
+    children = {area: Child(_looking_at(area, subject), seconds=_SECONDS) for area in AREAS}
+    try:
+        for area, child in children.items():
+            try:
+                found = [Finding(**{**plain, "state": State(plain["state"])}) for plain in child.result()]
+            except ChildFailed as error:
+                found = [unseen(area, str(error), _TELL_US)]
+            yield from (replace(one, area=area) for one in found)
+    finally:
+        for child in children.values():
+            child.end()
+
+
+def _looking_at(area: str, subject: Subject) -> Any:
+    def look() -> list[dict[str, Any]]:
+        # numpy's threads would be of no use, and don't survive a fork.
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        name, checks = AREAS[area]
+        module = import_module(f"bpfleet.doctor.{name}")
+        return [asdict(one) for check in checks for one in _run(getattr(module, check), subject)]
+
+    return look
+
+
+def _run(check: Any, subject: Subject) -> Iterator[Finding]:
+    """A check's findings; one that fails is a finding too, and does not stop the next."""
+    try:
+        yield from check(subject)
+    except Exception as error:
+        yield unseen(check.__name__, f"the check failed: {type(error).__name__}: {error}", _TELL_US)

@@ -1,7 +1,7 @@
 """Tiny programs through bpf(2) and perf_event_open(2): loaded, attached, and seen to count an event.
 
-No libbpf, which may be what is missing. Layouts and numbers are from the kernel's uapi headers `linux/bpf.h` and
-`linux/perf_event.h`. Every fd is closed when the process ends, and detaches what it held.
+No libbpf, which may be what is missing. Layouts and numbers are from the kernel's uapi headers
+`linux/bpf.h` and `linux/perf_event.h`. Every fd is closed when the process ends, and detaches what it held.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from bpfleet.supervisor.launch import ending
@@ -22,16 +23,17 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A forked process that works out one value and ends. `result` waits for it; call it once."""
+    """A forked process that works out one value and ends. `result` waits for it, `end` does not."""
 
     def __init__(self, function: Callable[[], Any], *, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
         self._seconds = seconds
+        self._status = 0
         self._pipe, write = os.pipe()
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            _be_the_child(function, write, parent)
+            _be_the_child(function, write, parent, seconds)
         os.close(write)
 
     def result(self) -> Any:
@@ -39,18 +41,25 @@ class Child:
         try:
             raw = self._read()
         finally:
-            os.close(self._pipe)
-            # It has said all; what it still does, such as ending, is of no interest.
-            os.kill(self._pid, signal.SIGKILL)
-            _, status = os.waitpid(self._pid, 0)
+            status = self.end()
         if not raw.endswith(b"\n"):
-            raise ChildFailed(
-                f"the process that tried it ended ({ending(os.waitstatus_to_exitcode(status))})"
-            )
+            how = ending(os.waitstatus_to_exitcode(status))
+            raise ChildFailed(f"the process that tried it ended ({how})")
         kind, value = json.loads(raw)
         if kind == "raised":
             raise ChildFailed(value)
         return value
+
+    def end(self) -> int:
+        """Have it gone; a second call does nothing. Returns its wait status."""
+        if self._pid:
+            os.close(self._pipe)
+            # Where it has become another user and we lack CAP_KILL, it ends by its own alarm.
+            with suppress(PermissionError):
+                os.kill(self._pid, signal.SIGKILL)
+            _, self._status = os.waitpid(self._pid, 0)
+            self._pid = 0
+        return self._status
 
     def _read(self) -> bytes:
         said = bytearray()
@@ -91,12 +100,13 @@ def run_command(
         raise ChildFailed(f"{command[0]} took longer than {seconds:g} s") from None
 
 
-def _be_the_child(function: Callable[[], Any], write: int, parent: int) -> None:
+def _be_the_child(function: Callable[[], Any], write: int, parent: int, seconds: float) -> None:
     """Never returns: whatever happens, the parent's stack is not unwound here."""
     try:
         die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)
         # What libraries print is not for the report, and a Ctrl-C is the parent's to handle.
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
