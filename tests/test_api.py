@@ -100,10 +100,8 @@ def test_built_in_plugins_import_only_what_a_third_party_can() -> None:
         for name in imports(path):
             if name.startswith("bpfleet") and not name.startswith("bpfleet_plugins"):
                 top = ".".join(name.split(".")[:2])
-                assert (
-                    top in public
-                    or (name.partition(".")[0] == "bpfleet"
-                    and hasattr(bpfleet, top.partition(".")[2]))
+                assert top in public or (
+                    name.partition(".")[0] == "bpfleet" and hasattr(bpfleet, top.partition(".")[2])
                 ), (path, name)
 
 

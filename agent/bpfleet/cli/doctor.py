@@ -73,8 +73,11 @@ def _summary(findings: Sequence[Finding]) -> str:
     text = f"{counts['ok']} ok, {counts['warn']} warnings, {counts['missing']} missing"
     if counts["not_looked_at"]:
         text += f"; {counts['not_looked_at']} of the warnings could not be looked at"
-    verdict = "what is missing keeps bpfleet from running" if counts["missing"] else "bpfleet can run here"
-    return f"{text}: {verdict}"
+    if counts["missing"]:
+        return f"{text}: what is missing keeps bpfleet from running"
+    if counts["not_looked_at"]:
+        return f"{text}: nothing that was looked at keeps bpfleet from running"
+    return f"{text}: bpfleet can run here"
 
 
 def _lines(findings: Sequence[Finding]) -> None:

@@ -115,7 +115,7 @@ def as_worker(subject: Subject) -> Iterator[Finding]:
         return {"failure": "", "code": _import_agent(), "state": _use(state), "id": _agent_id(state)}
 
     try:
-        tried = in_child(try_it, seconds=8)
+        tried = in_child(try_it, seconds=50)
     except ChildFailed as error:
         tried = {"failure": str(error)}
     if tried["failure"]:
@@ -146,7 +146,7 @@ def _import_agent() -> str:
     """In the child: "" or the last line of what Python said."""
     command = [sys.executable, "-P", "-c", "import bpfleet.worker.startup, bpfleet.worker.tick"]
     try:
-        done = run_command(command, seconds=6)
+        done = run_command(command, seconds=40)
     except (OSError, ChildFailed) as error:
         return str(error)
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -74,14 +74,12 @@ class Child:
         return bytes(said)
 
 
-def in_child(function: Callable[[], Any], *, seconds: float = 5.0) -> Any:
+def in_child(function: Callable[[], Any], *, seconds: float = 30.0) -> Any:
     """What `function` returns (something that JSON can say) in a process of its own; raises ChildFailed."""
     return Child(function, seconds=seconds).result()
 
 
-def run_command(
-    command: Sequence[str], *, seconds: float = 5.0, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_command(command: Sequence[str], *, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, both its outputs kept; it ends with us. OSError or ChildFailed."""
     try:
         return subprocess.run(
@@ -93,7 +91,6 @@ def run_command(
             timeout=seconds,
             check=False,
             cwd="/",
-            env=environment,
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
     except subprocess.TimeoutExpired:

@@ -125,7 +125,7 @@ def bcc(subject: Subject) -> Iterator[Finding]:
     """bcc, imported in a process of its own: it maps LLVM."""
     remedy = f"for collectors of kind bcc: apt-get install python3-bpfcc, and {_VENV}"
     try:
-        done = run_command([sys.executable, "-P", "-c", _ASK_BCC], seconds=10)
+        done = run_command([sys.executable, "-P", "-c", _ASK_BCC], seconds=40)
     except ChildFailed as error:
         yield warn("bcc", str(error), remedy)
         return
