@@ -42,11 +42,12 @@ def main() -> int:
     results: dict[str, object] = {"machine": machine.facts(), "quick": options.quick}
     print(machine.line(), end="\n\n", flush=True)
     for name in options.names or BENCHMARKS:
-        tables = []
+        tables, started = [], time.monotonic()
         for table in BENCHMARKS[name](options.quick):
             print(table, flush=True)
             tables.append(table.to_plain())
         results[name] = tables
+        print(f"({name} took {time.monotonic() - started:.0f} s)\n", flush=True)
     print(f"{time.monotonic() - began:.0f} s in all")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -95,7 +95,7 @@ def run(quick: bool) -> Iterator[Table]:
             }
         )
     table.notes = [
-        f"medians of {len(subjects[0].rounds)} rounds, by the kernel's own figures; taking them adds to each run",
+        f"medians of {len(subjects[0].rounds)} rounds, as the kernel counts; its counting adds to each run",
         "execsnoop also reads each command's arguments and sends them up; cpudist keeps a histogram",
         *notes,
     ]

@@ -14,7 +14,7 @@ from bpfleet.reading.ladder import MapReader
 
 __all__ = ["CHUNKS", "compare", "run"]
 
-CHUNKS = (4096, 65536, 0)
+CHUNKS = (4096, 0)
 """Rows of a call of the C batch loop; 0: the whole map in one. The best of them is what ratios refer to."""
 
 _MAIN = Shape("hash", 8, 16)
@@ -53,7 +53,7 @@ def run(quick: bool) -> Iterator[Table]:
         rates: dict[str, float] = {}
         for rows in sizes:
             slow = shape == _MAIN or rows <= _SLOW_PEERS_TO
-            table = compare(shape, rows, rounds=5 if quick else 15, slow=slow, rates=rates)
+            table = compare(shape, rows, rounds=5 if quick else 11, slow=slow, rates=rates)
             yield table
             _summarize(table, summary)
     yield summary
