@@ -22,7 +22,12 @@ struct thread_info {
 	unsigned int cpu; /* x86: since 5.16 */
 };
 
+struct sched_entity {
+	__u64 sum_exec_runtime; /* ns on CPU, of the thread */
+};
+
 struct task_struct {
+	struct sched_entity se;
 	struct thread_info thread_info;
 	int on_cpu;
 	unsigned int __state; /* `state` before 5.14 */

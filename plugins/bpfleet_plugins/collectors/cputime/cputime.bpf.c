@@ -41,9 +41,13 @@ struct {
 	__type(value, struct finished);
 } exited SEC(".maps");
 
-/* What runs on each CPU, as the last switch said; a cache line each. `since` is 0 while that changes: see settle. */
+/*
+ * What runs on each CPU, as the last switch said; a cache line each. `counted` is the task's own run time (as the scheduler
+ * keeps it: a hypervisor's stolen time is not in it) up to which it has been counted, plus 1; 0 while this changes: see settle.
+ */
 struct running {
-	__u64 since;
+	__u64 counted;
+	__u64 since; /* the switch, by the clock */
 	__u64 task; /* address of its task_struct: why this map is not one that the worker gets */
 	__u32 pid;
 	__u32 tgid;
@@ -114,7 +118,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	__u64 now = bpf_ktime_get_ns(), since;
+	__u64 now = bpf_ktime_get_ns(), counted, runtime = prev->se.sum_exec_runtime + 1;
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct running *here = bpf_map_lookup_elem(&running, &cpu);
 
@@ -122,17 +126,21 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 		return 0;
 
 	/* Taken with an exchange: settle, on another CPU, may have counted up to a moment ago. */
-	since = __sync_lock_test_and_set(&here->since, 0);
-	if (since && since < now)
-		add(prev->tgid, prev->group_leader->comm, now - since);
+	counted = __sync_lock_test_and_set(&here->counted, 0);
+	if (counted && here->pid == prev->pid && runtime > counted)
+		add(prev->tgid, prev->group_leader->comm, runtime - counted);
+	else if (counted && here->pid != prev->pid && here->since < now)
+		/* The switch to `prev` was not told (see still_there): the clock is all there is. */
+		add(prev->tgid, prev->group_leader->comm, now - here->since);
 	if (prev->__state & TASK_DEAD && !prev->signal->live.counter)
 		finish(prev->tgid, prev->group_leader->comm);
 
+	here->since = now;
 	here->task = (__u64)next;
 	here->pid = next->pid;
 	here->tgid = next->tgid;
 	__builtin_memcpy(here->comm, next->group_leader->comm, TASK_COMM_LEN);
-	__sync_lock_test_and_set(&here->since, now);
+	__sync_lock_test_and_set(&here->counted, next->se.sum_exec_runtime + 1);
 	return 0;
 }
 
@@ -152,23 +160,25 @@ static __always_inline bool still_there(struct task_struct *task, __u32 pid, __u
 }
 
 /*
- * Count what one CPU is running up to now. Between reading `since` and exchanging it, it either stayed as it was (then the rest
- * is what has been running since then) or the exchange fails and on_switch has counted.
+ * Count what one CPU is running up to now (the scheduler brings the run time up to date at each tick). Between reading `counted` and
+ * exchanging it, it either stayed as it was (then the rest is what has been running) or the exchange fails and on_switch has counted.
  */
 static long settle_cpu(void *map, __u32 *cpu, struct running *here, void *ctx)
 {
-	__u64 since = *(volatile __u64 *)&here->since;
+	__u64 counted = *(volatile __u64 *)&here->counted;
 	__u32 tgid = *(volatile __u32 *)&here->tgid;
-	__u64 now = bpf_ktime_get_ns();
+	struct task_struct *task = (struct task_struct *)here->task;
 	char comm[TASK_COMM_LEN];
+	__u64 runtime;
 
-	if (!since || since >= now || !tgid)
+	if (!counted || !tgid)
 		return 0;
 	__builtin_memcpy(comm, here->comm, TASK_COMM_LEN);
-	if (!still_there((struct task_struct *)here->task, here->pid, *cpu))
+	runtime = BPF_CORE_READ(task, se.sum_exec_runtime) + 1;
+	if (runtime <= counted || !still_there(task, here->pid, *cpu))
 		return 0;
-	if (__sync_val_compare_and_swap(&here->since, since, now) == since)
-		add(tgid, comm, now - since);
+	if (__sync_val_compare_and_swap(&here->counted, counted, runtime) == counted)
+		add(tgid, comm, runtime - counted);
 	return 0;
 }
 
