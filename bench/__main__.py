@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import agent, cost, machine, reading, tick, wire
+from bench import agent, cost, delay, machine, reading, tick, wire
 from bench.tables import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
     "reading": reading.run,
+    "delay": delay.run,
     "tick": tick.run,
     "wire": wire.run,
     "agent": agent.run,

@@ -109,6 +109,13 @@ def test_reading_gives_rates_for_all_and_one_reference(tmp_path: Path) -> None:
             assert row["rounds"] >= 3
 
 
+def test_delay_counts_sleeps_while_each_method_reads(tmp_path: Path) -> None:
+    [rows] = results("delay", tmp_path)
+    assert [row["method"] for row in rows] == ["nothing", "walk", "batch", "ladder"]
+    assert all(row["sleeps"] > 0 and row["median_ns"] <= row["most_ns"] for row in rows)
+    assert [row["reads"] > 0 for row in rows] == [False, True, True, True]
+
+
 def test_a_tick_is_timed_with_all_of_its_rows_in_frames(tmp_path: Path) -> None:
     [rows] = results("tick", tmp_path)
     assert {(row["rows"], row["method"]) for row in rows} == {
@@ -157,7 +164,7 @@ def test_an_unknown_benchmark_is_a_wrong_use_that_names_what_there_is() -> None:
     done = bench("raeding")
     assert done.returncode == 2
     assert "no benchmark 'raeding'" in done.stderr
-    assert "reading, tick, wire, agent, cost" in done.stderr
+    assert "reading, delay, tick, wire, agent, cost" in done.stderr
 
 
 def test_a_slow_contender_gets_fewer_rounds_and_a_fast_one_many_repeats() -> None:

@@ -17,14 +17,14 @@ A new check is one function `(Subject) -> Iterable[Finding]` and one name in `AR
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from bpfleet.doctor.agent import subject_of
-from bpfleet.doctor.child import Child, ChildFailed
+from bpfleet.doctor.child import Child, ChildFailed, in_words
 from bpfleet.doctor.finding import Finding, State, Subject, unseen
 
 __all__ = ["AREAS", "Finding", "State", "examine"]
@@ -52,29 +52,29 @@ def examine(config: Path | None = None) -> Iterator[Finding]:
     """Everything, by area; `config` is the configuration's path, None for what `bpfleet run` would take.
 
     Each area is looked at in a process of its own, all at the same time: what one of them mounts, maps or
-    loads is gone with it, and one that crashes costs its own findings only.
+    loads is gone with it, and one that crashes costs only what it had not yet found.
     """
     subject = subject_of(config)
     children = {area: Child(_looking_at(area, subject), seconds=_SECONDS) for area in AREAS}
     try:
         for area, child in children.items():
             try:
-                found = [Finding(**{**plain, "state": State(plain["state"])}) for plain in child.result()]
+                for plain in child.results():
+                    yield Finding(**{**plain, "state": State(plain["state"]), "area": area})
             except ChildFailed as error:
-                found = [unseen(area, str(error), _TELL_US)]
-            yield from (replace(one, area=area) for one in found)
+                yield replace(unseen(f"rest of {area}", str(error), _TELL_US), area=area)
     finally:
         for child in children.values():
             child.end()
 
 
-def _looking_at(area: str, subject: Subject) -> Any:
-    def look() -> list[dict[str, Any]]:
+def _looking_at(area: str, subject: Subject) -> Callable[[], Iterator[dict[str, Any]]]:
+    def look() -> Iterator[dict[str, Any]]:
         # numpy's threads would be of no use, and don't survive a fork.
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
         name, checks = AREAS[area]
         module = import_module(f"bpfleet.doctor.{name}")
-        return [asdict(one) for check in checks for one in _run(getattr(module, check), subject)]
+        return (asdict(one) for check in checks for one in _run(getattr(module, check), subject))
 
     return look
 
@@ -84,4 +84,4 @@ def _run(check: Any, subject: Subject) -> Iterator[Finding]:
     try:
         yield from check(subject)
     except Exception as error:
-        yield unseen(check.__name__, f"the check failed: {type(error).__name__}: {error}", _TELL_US)
+        yield unseen(check.__name__, f"the check failed at {in_words(error)}", _TELL_US)

@@ -6,6 +6,7 @@ import os
 import pwd
 import stat
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,7 @@ def _user(configured: str | None, root: bool) -> tuple[User, Finding | None]:
 
 
 _NOBODY = User("nobody", 65534, 65534)
+_AGAIN = "run it again when the host is less busy"
 
 
 def configuration(subject: Subject) -> Iterator[Finding]:
@@ -117,13 +119,18 @@ def as_worker(subject: Subject) -> Iterator[Finding]:
     try:
         tried = in_child(try_it, seconds=50)
     except ChildFailed as error:
-        tried = {"failure": str(error)}
+        yield unseen("code", str(error), _AGAIN)
+        return
     if tried["failure"]:
         yield missing(
             "code", tried["failure"], "run as root, with CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID, CAP_SETPCAP"
         )
         return
-    yield _code(user, tried["code"], behind)
+    refused, unknown = tried["code"]
+    yield unseen("code", unknown, _AGAIN) if unknown else _code(user, refused, behind)
+    if not state.exists():
+        yield _to_be_made(user, state)
+        return
     yield _state(user, state, tried["state"])
     if tried["id"]:
         kind, detail = tried["id"]
@@ -131,10 +138,10 @@ def as_worker(subject: Subject) -> Iterator[Finding]:
         yield ok("agent id", detail) if kind == "ok" else warn("agent id", detail, remedy)
 
 
-def _code(user: User, problem: str, behind: dict[Path, list[Path]]) -> Finding:
-    if problem:
+def _code(user: User, refused: str, behind: dict[Path, list[Path]]) -> Finding:
+    if refused:
         remedy = "install bpfleet where every user may read it, such as a venv in /opt/bpfleet"
-        return missing("code", f"user {user.name} can't run the worker: {problem}", remedy)
+        return missing("code", f"user {user.name} can't run the worker: {refused}", remedy)
     if behind:
         bars = ", ".join(f"{bar} ({stat.filemode(bar.stat().st_mode)})" for bar in behind)
         detail = f"user {user.name} reaches it by mounts of the worker's own, past {bars}"
@@ -142,49 +149,62 @@ def _code(user: User, problem: str, behind: dict[Path, list[Path]]) -> Finding:
     return ok("code", f"user {user.name} can import all that the worker needs")
 
 
-def _import_agent() -> str:
-    """In the child: "" or the last line of what Python said."""
+def _import_agent() -> tuple[str, str]:
+    """In the child: (what keeps it from running, why that can't be told); both empty where it runs."""
     command = [sys.executable, "-P", "-c", "import bpfleet.worker.startup, bpfleet.worker.tick"]
     try:
         done = run_command(command, seconds=40)
-    except (OSError, ChildFailed) as error:
-        return str(error)
+    except OSError as error:
+        return f"{sys.executable}: {error.strerror}", ""
+    except ChildFailed as error:
+        return "", str(error)
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return lines[-1] if done.returncode else ""
+    return (lines[-1] if done.returncode else ""), ""
 
 
 def _use(state: Path) -> str:
-    """In the child: "ok", "absent", or what is wrong."""
+    """In the child: "" or what is wrong."""
     try:
         if not state.is_dir():
-            return "it is no directory" if state.exists() else "absent"
+            return "it is no directory"
     except OSError as error:
         return error.strerror or str(error)
-    return "ok" if os.access(state, os.R_OK | os.W_OK | os.X_OK) else "the user may not read and write there"
+    return "" if os.access(state, os.R_OK | os.W_OK | os.X_OK) else "it may not read and write there"
 
 
-def _state(user: User, state: Path, said: str) -> Finding:
+def _state(user: User, state: Path, problem: str) -> Finding:
     what = "state directory"
-    if said == "ok":
+    if not problem:
         return ok(what, f"{state}: user {user.name} may write there")
-    if said != "absent":
-        remedy = f"chown {user.name} {state}, or set [agent] state to a directory of {user.name}'s"
-        return missing(what, f"{state}: {said} (user {user.name})", remedy)
-    # The supervisor makes it, as root.
+    remedy = f"chown {user.name} {state}, or set [agent] state to a directory of {user.name}'s"
+    return missing(what, f"{state}, as user {user.name}: {problem}", remedy)
+
+
+def _to_be_made(user: User, state: Path) -> Finding:
+    """The supervisor makes it, as root; whether that will work is tried with another name beside it."""
+    what = "state directory"
     parent = next(one for one in state.parents if one.exists())
-    if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-        return ok(what, f"{state} will be made for user {user.name} at the first start")
-    remedy = "set [agent] state to a directory that can be made"
-    return missing(what, f"{state} can't be made: {parent} can't be written to", remedy)
+    try:
+        tried = tempfile.mkdtemp(prefix=".bpfleet-doctor-", dir=parent)
+        try:
+            os.chown(tried, user.uid, user.gid)
+        finally:
+            os.rmdir(tried)
+    except OSError as error:
+        remedy = "set [agent] state to a directory that can be made"
+        return missing(what, f"{state} can't be made in {parent}: {error.strerror}", remedy)
+    return ok(what, f"{state} will be made for user {user.name} at the first start")
 
 
 def _agent_id(state: Path) -> tuple[str, str] | None:
-    """In the child: ("ok" or "warn", what it says); None where the state directory is not to be had."""
+    """In the child: ("ok" or "warn", what it says); None where that is the state directory's to tell."""
     place = state / "agent-id"
     try:
         return "ok", f"{uuid.UUID(place.read_text().strip())}"
     except FileNotFoundError:
-        return ("ok", "none yet: it is made at the first start") if os.access(state.parent, os.F_OK) else None
+        return ("ok", "none yet: it is made at the first start") if state.is_dir() else None
+    except NotADirectoryError:
+        return None
     except ValueError:
         return "warn", f"{place} holds no id; another is made at the next start"
     except OSError as error:

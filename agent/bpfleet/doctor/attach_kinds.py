@@ -1,6 +1,7 @@
-"""The ways to attach a program, each as a probe that attaches one which counts this process's own events.
+"""The ways to attach a program, each as a probe that attaches one which counts events.
 
-The events: it sends itself a signal that is ignored, asks for its process group and its parent.
+This process makes the events: it sends itself a signal that is ignored, asks for its process group and its
+parent. Most kinds see other processes' too.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ _EVENTS = Path("/sys/kernel/tracing/events")
 
 _FUNCTIONS = ("do_send_sig_info", "security_task_getpgid", "__do_sys_getppid")
 """Kernel functions that `stir` calls; the first that BTF has is taken."""
-TYPES = (
-    (Kind.TYPEDEF, "btf_trace_signal_generate"),
-    (Kind.FUNC, "bpf_lsm_task_getpgid"),
-    (Kind.FUNC, "bpf_iter_task"),
-    *((Kind.FUNC, name) for name in _FUNCTIONS),
-)
+TYPES = {
+    "btf_trace_signal_generate": Kind.TYPEDEF,
+    "bpf_lsm_task_getpgid": Kind.FUNC,
+    "bpf_iter_task": Kind.FUNC,
+    **dict.fromkeys(_FUNCTIONS, Kind.FUNC),
+}
 """What the probes look up in the kernel's BTF."""
 
 
@@ -166,7 +167,7 @@ def _getppid_in_libc() -> tuple[str, int]:
 def stir() -> None:
     """Make every event that the probes wait for; takes 1 ms of CPU time."""
     os.kill(os.getpid(), signal.SIGWINCH)  # ignored by default
-    os.getpgid(0)
+    os.getpgid(os.getpid())  # of 0 the kernel asks no LSM
     os.getppid()
     until = time.monotonic() + 0.001
     while time.monotonic() < until:
@@ -180,7 +181,7 @@ KINDS = (
         "tracepoint",
         _tracepoint("signal/signal_generate"),
         ("TRACEPOINTS", "BPF_EVENTS", "PERF_EVENTS"),
-        "list raw_tp or tp_btf as an alternative: they need no tracefs",
+        "use raw_tp or tp_btf instead, which need no tracefs",
         tracing=True,
     ),
     AttachKind(
@@ -190,36 +191,34 @@ KINDS = (
         "use raw_tp/sys_enter instead",
         "syscalls:sys_enter_… sees events",
     ),
-    AttachKind("raw_tp", _raw_tracepoint, ("BPF_EVENTS",), "list tracepoint as an alternative", tracing=True),
+    AttachKind("raw_tp", _raw_tracepoint, ("BPF_EVENTS",), "use tracepoint instead", tracing=True),
     AttachKind(
         "tp_btf",
         _by_btf(_TRACING, _RAW_TP, "btf_trace_signal_generate"),
         ("DEBUG_INFO_BTF",),
-        "it needs Linux 5.5 with BTF; list raw_tp as an alternative",
+        "it needs Linux 5.5 with BTF; use raw_tp instead",
         tracing=True,
     ),
     AttachKind(
         "fentry",
         _by_btf(_TRACING, _FENTRY, ""),
         _TRAMPOLINES,
-        "list tp_btf or kprobe as an alternative",
+        "use tp_btf or kprobe instead",
         tracing=True,
     ),
-    AttachKind(
-        "fexit", _by_btf(_TRACING, _FEXIT, ""), _TRAMPOLINES, "list tp_btf or kretprobe as an alternative"
-    ),
+    AttachKind("fexit", _by_btf(_TRACING, _FEXIT, ""), _TRAMPOLINES, "use tp_btf or kretprobe instead"),
     AttachKind(
         "kprobe",
         _probe_of_function(0),
         ("KPROBES", "KPROBE_EVENTS"),
-        "list tp_btf or fentry as an alternative",
+        "use tp_btf or fentry instead",
         tracing=True,
     ),
     AttachKind(
         "kretprobe",
         _probe_of_function(1),
         ("KPROBES", "KRETPROBES", "KPROBE_EVENTS"),
-        "list tp_btf or fexit as an alternative",
+        "use tp_btf or fexit instead",
     ),
     AttachKind("kprobe.multi", _multi, ("FPROBE",), "it needs Linux 5.18; attach to each function by itself"),
     AttachKind(

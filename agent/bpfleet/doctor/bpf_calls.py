@@ -93,9 +93,8 @@ def perf_event(
     name: str | None = None,
     offset: int = 0,
     every: int = 0,
-    everyone: bool = False,
 ) -> int:
-    """Open a perf event of this process (of CPU 0 with `everyone`); gives its fd, or OSError.
+    """Open a perf event of this process; gives its fd, or OSError.
 
     `name` and `offset` are config1 (as text) and config2: a probe's function or file, and the place in it.
     `every` is a sampling period in the event's unit.
@@ -110,8 +109,8 @@ def perf_event(
         *(ctypes.addressof(text) if name is not None else 0, offset),
     )
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    pid, cpu = (-1, 0) if everyone else (0, -1)
-    numbers = (_NR_PERF_EVENT_OPEN[machine], ctypes.addressof(buffer), pid, cpu, -1, _CLOSE_ON_EXEC)
+    # pid 0, cpu -1: this process on every CPU; group -1: none.
+    numbers = (_NR_PERF_EVENT_OPEN[machine], ctypes.addressof(buffer), 0, -1, -1, _CLOSE_ON_EXEC)
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.syscall(*map(ctypes.c_long, numbers))
     if fd < 0:

@@ -8,14 +8,16 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from bpfleet.supervisor.launch import ending
 from bpfleet.supervisor.privileges import die_with_parent
 
-__all__ = ["Child", "ChildFailed", "in_child", "run_command"]
+__all__ = ["Child", "ChildFailed", "in_child", "in_words", "run_command"]
+
+_VALUE, _RAISED, _END = "value", "raised", "end"
 
 
 class ChildFailed(Exception):
@@ -23,9 +25,9 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A forked process that works out one value and ends. `result` waits for it, `end` does not."""
+    """A forked process that works out values, by way of JSON, and ends."""
 
-    def __init__(self, function: Callable[[], Any], *, seconds: float) -> None:
+    def __init__(self, function: Callable[[], Iterable[Any]], *, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
         self._seconds = seconds
         self._status = 0
@@ -36,19 +38,23 @@ class Child:
             _be_the_child(function, write, parent, seconds)
         os.close(write)
 
-    def result(self) -> Any:
-        """What the function returned, by way of JSON; raises ChildFailed. The child is gone afterwards."""
+    def results(self) -> Iterator[Any]:
+        """Each value as it comes; ChildFailed after those that came before it crashed, hung or raised.
+
+        The child is gone afterwards.
+        """
         try:
-            raw = self._read()
+            for line in self._lines():
+                kind, value = json.loads(line)
+                if kind == _RAISED:
+                    raise ChildFailed(value)
+                if kind == _END:
+                    return
+                yield value
         finally:
             status = self.end()
-        if not raw.endswith(b"\n"):
-            how = ending(os.waitstatus_to_exitcode(status))
-            raise ChildFailed(f"the process that tried it ended ({how})")
-        kind, value = json.loads(raw)
-        if kind == "raised":
-            raise ChildFailed(value)
-        return value
+        how = ending(os.waitstatus_to_exitcode(status))
+        raise ChildFailed(f"the process that tried it ended ({how})")
 
     def end(self) -> int:
         """Have it gone; a second call does nothing. Returns its wait status."""
@@ -61,22 +67,24 @@ class Child:
             self._pid = 0
         return self._status
 
-    def _read(self) -> bytes:
-        said = bytearray()
-        while not said.endswith(b"\n"):
+    def _lines(self) -> Iterator[bytes]:
+        """Whole lines until it closes its end."""
+        said = b""
+        while True:
             patience = self._deadline - time.monotonic()
             if patience <= 0 or not select.select([self._pipe], [], [], patience)[0]:
                 raise ChildFailed(f"the process that tried it took longer than {self._seconds:g} s")
             part = os.read(self._pipe, 65536)
             if not part:
-                break
-            said += part
-        return bytes(said)
+                return
+            *lines, said = (said + part).split(b"\n")
+            yield from lines
 
 
 def in_child(function: Callable[[], Any], *, seconds: float = 30.0) -> Any:
     """What `function` returns (something that JSON can say) in a process of its own; raises ChildFailed."""
-    return Child(function, seconds=seconds).result()
+    (value,) = Child(lambda: [function()], seconds=seconds).results()
+    return value
 
 
 def run_command(command: Sequence[str], *, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
@@ -97,7 +105,7 @@ def run_command(command: Sequence[str], *, seconds: float = 30.0) -> subprocess.
         raise ChildFailed(f"{command[0]} took longer than {seconds:g} s") from None
 
 
-def _be_the_child(function: Callable[[], Any], write: int, parent: int, seconds: float) -> None:
+def _be_the_child(function: Callable[[], Iterable[Any]], write: int, parent: int, seconds: float) -> None:
     """Never returns: whatever happens, the parent's stack is not unwound here."""
     try:
         die_with_parent(signal.SIGKILL)
@@ -109,20 +117,22 @@ def _be_the_child(function: Callable[[], Any], write: int, parent: int, seconds:
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            said = json.dumps(("value", function()))
-        except Exception as error:
-            said = json.dumps(("raised", f"{_place(error)}{type(error).__name__}: {error}"))
-        with os.fdopen(write, "wb") as pipe:
-            pipe.write(said.encode() + b"\n")
+        with os.fdopen(write, "w", buffering=1) as pipe:
+            try:
+                for value in function():
+                    pipe.write(json.dumps((_VALUE, value)) + "\n")
+                last = (_END, "")
+            except Exception as error:
+                last = (_RAISED, in_words(error))
+            pipe.write(json.dumps(last) + "\n")
     finally:
         os._exit(0)
 
 
-def _place(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
+    """A defect in one line: where it was raised, its type, what it says."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return (
-        "" if trace is None else f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}: "
-    )
+    place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}: " if trace else ""
+    return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"

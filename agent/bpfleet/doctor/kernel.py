@@ -73,7 +73,7 @@ def btf(subject: Subject) -> Iterator[Finding]:
     remedy = "run a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount sysfs on /sys"
     try:
         size = KERNEL_BTF.stat().st_size
-        if not type_ids([(Kind.STRUCT, "task_struct")]):
+        if not type_ids({"task_struct": Kind.STRUCT}):
             raise ValueError("it has no struct task_struct")
     except OSError as error:
         there = [place.format(platform.release()) for place in ELSEWHERE]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from bpfleet.btf_types import Kind
@@ -19,8 +19,8 @@ _TYPE = struct.Struct("=III")
 _MAGIC = 0xEB9F
 
 
-def type_ids(wanted: Iterable[tuple[Kind, str]], path: Path = KERNEL_BTF) -> dict[str, int]:
-    """Ids by name of those of `wanted` that the kernel has; OSError or ValueError where its BTF is no BTF."""
+def type_ids(wanted: Mapping[str, Kind], path: Path = KERNEL_BTF) -> dict[str, int]:
+    """Ids of those types that the kernel has, by name; OSError or ValueError where its BTF is no BTF."""
     data = path.read_bytes()
     if len(data) < _HEADER.size:
         raise ValueError("it is shorter than a header")
@@ -29,10 +29,10 @@ def type_ids(wanted: Iterable[tuple[Kind, str]], path: Path = KERNEL_BTF) -> dic
         raise ValueError(f"its magic is {magic:#x}")
     names = header + names_at
     looked_for = {}
-    for kind, name in wanted:
+    for name in wanted:
         at = data.find(b"\0" + name.encode() + b"\0", names, names + names_size)
         if at >= 0:
-            looked_for[at + 1 - names] = (kind, name)
+            looked_for[at + 1 - names] = name
     found: dict[str, int] = {}
     at, end, number = header + types_at, header + types_at + types_size, 0
     unpack, sizes = _TYPE.unpack_from, _BYTES_MORE
@@ -41,8 +41,8 @@ def type_ids(wanted: Iterable[tuple[Kind, str]], path: Path = KERNEL_BTF) -> dic
         name_offset, info, _ = unpack(data, at)
         kind_number = info >> 24 & 0x1F
         if name_offset in looked_for:
-            kind, name = looked_for[name_offset]
-            if kind_number == kind:
+            name = looked_for[name_offset]
+            if kind_number == wanted[name]:
                 found[name] = number
         once, each = sizes[kind_number]
         at += 12 + once + each * (info & 0xFFFF)

@@ -10,7 +10,6 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from bpfleet import kernel
@@ -125,7 +124,10 @@ def reading(subject: Subject) -> Iterator[Finding]:
         walker, finding = _walker(fd, what)
         walkers.append(walker)
         yield finding
-    yield from _as_worker(subject.user, _Sample(fds[0], fds[1], fds[2], walkers[0], walkers[1]))
+    try:
+        yield from _as_worker(subject.user, _Sample(fds[0], fds[1], fds[2], walkers[0], walkers[1]))
+    except ChildFailed as error:
+        yield unseen("reading as worker", str(error), "run it again; if it stays so, please report this line")
 
 
 def _new_map(kind: str, flags: int) -> int:
@@ -219,9 +221,7 @@ def _attempt(user: User, sample: _Sample, *, keep_bpf: bool) -> _Attempt:
         return asdict(_Attempt(keep_bpf, methods))
 
     # The worker's modules were imported as root: whether its user can reach the code is another check's.
-    with suppress(ChildFailed):
-        return _Attempt(**in_child(as_worker))
-    return _Attempt(keep_bpf, {}, "the process that tried it crashed or hung")
+    return _Attempt(**in_child(as_worker))
 
 
 def _one_line(error: BpfleetError) -> str:

@@ -137,9 +137,8 @@ def bcc(subject: Subject) -> Iterator[Finding]:
     if right:
         yield ok("bcc", f"{said or 'of unknown version'}, {place}")
     else:
-        yield warn(
-            "bcc", f"{place} is the unrelated package of that name from PyPI", f"pip uninstall bcc; {remedy}"
-        )
+        detail = f"{place or 'what is imported'} is not bcc: PyPI has an unrelated package of that name"
+        yield warn("bcc", detail, f"pip uninstall bcc; {remedy}")
 
 
 def headers(subject: Subject) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""opens: how often each command opens a file, at least `min_flags`-many flags set."""
+"""opens: how often each command opens a file, and how often that fails."""
 
 from __future__ import annotations
 
