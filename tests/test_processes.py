@@ -322,3 +322,10 @@ def test_it_can_be_stopped_while_a_loader_hangs(start_agent: Start, tmp_path: Pa
     assert agent.stop() == 0
     assert time.monotonic() - began < 10
     assert agent.stderr == ""
+
+
+def test_the_configurations_text_is_not_on_a_command_line(start_agent: Start) -> None:
+    agent = start_agent(QUICK + "# s3cret\n")
+    agent.next_snapshot("execve", "counts")
+    for pid in (agent.process.pid, agent.child("bpfleet.worker")):
+        assert b"s3cret" not in Path(f"/proc/{pid}/cmdline").read_bytes()

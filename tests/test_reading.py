@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bpfleet import kernel
-from bpfleet.errors import ReadError
+from bpfleet.errors import ReadError, UnsupportedError
 from bpfleet.loader.snapshot_program import load_walker
 from bpfleet.reading.ladder import MapReader, WalkFds
 from bpfleet.schema import Fold, counter, gauge, histogram, label, struct, timestamp
@@ -261,3 +261,14 @@ def test_entries_that_stay_are_read_exactly_once_while_others_come_and_go(
                 assert len(others) > 3, "nothing changed during the reads"
             finally:
                 process.kill()
+
+
+def test_a_per_cpu_map_with_more_folds_than_the_program_has_is_read_in_batches() -> None:
+    kinds = ("u64", "u32")
+    value = [gauge(f"f{n}", kinds[n % 2], fold=(Fold.MAX, Fold.SUM)[n % 2]) for n in range(140)]
+    with new_map("percpu_hash", [label("key", "u32")], value, 4) as one:
+        with pytest.raises(UnsupportedError, match="140 folds"):
+            load_walker(one.fd, kernel.map_info(one.fd), one.value, 4)
+        one.put(u32(1), [bytes([1]) * one.value.size] + [bytes(one.value.size)] * (CPUS - 1))
+        (row,) = rows(one.reader("batch"))
+        assert len(row) == 141

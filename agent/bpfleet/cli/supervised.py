@@ -49,9 +49,11 @@ def become_supervisor(path: Path | None, options: dict[str, Any]) -> NoReturn:
             where=name,
             remedy="add a table such as [collectors.execve]; bpfleet plugins lists what there is",
         )
+    is_file = Path(name).exists()
     boot = {
-        "config": str(Path(name).absolute()) if Path(name).exists() else None,
-        "default": text,
+        "config": str(Path(name).absolute()) if is_file else None,
+        # The command line is for all to read: a file's text, which may hold secrets, is not on it.
+        "default": "" if is_file else text,
         "user": parsed.agent.user,
         "state": parsed.agent.state,
         "drain": parsed.agent.drain + 2.0,

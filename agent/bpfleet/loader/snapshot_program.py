@@ -24,6 +24,7 @@ __all__ = ["Walker", "first_rows", "load_walker", "row_size"]
 _WALKABLE = {"hash", "lru_hash", "array", "percpu_hash", "lru_percpu_hash", "percpu_array"}
 _OPS = {Fold.SUM: (0, 0), Fold.MIN: (1, 3), Fold.MAX: (2, 4)}  # (unsigned, signed)
 _FIRST_BYTES = 1 << 20
+_MOST_FOLDS = 64  # MAX_FOLDS in snapshot.bpf.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ def load_walker(map_fd: int, info: MapInfo, value: Layout, rows: int, *, few_cpu
     knobs: dict[str, int | bytes] = {"key_size": info.key_size, "value_size": info.value_size}
     if info.per_cpu:
         steps = list(_fold_steps(value))
+        if len(steps) > _MOST_FOLDS:
+            raise UnsupportedError(
+                f"the values of this per-CPU map need {len(steps)} folds, the program has {_MOST_FOLDS}"
+            )
         knobs |= {
             "cpus": possible_cpus(),
             "few_cpus": few_cpus,
