@@ -43,7 +43,7 @@ $(SETUP): pyproject.toml Makefile
 
 $(TEST_SETUP): $(SETUP)
 	@sh etc/apt-install.sh $(TEST_PACKAGES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,aggregator]'
 	@touch $@
 
 clean:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +80,14 @@ def _peer(command: Sequence[str], fd: int) -> Iterator[Peer]:
         pass_fds=[fd],
         cwd=Path(__file__).parent.parent,
     )
-    with process:  # closes its pipes, which ends it
+    try:
         yield Peer(process)
+    finally:
+        # Closing its input ends it. What a peer that has ended did not take can't be flushed any more.
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # type: ignore[union-attr]
+        with process:
+            pass
 
 
 def c_reader(made: FilledMap) -> AbstractContextManager[Peer]:

@@ -40,12 +40,20 @@ EXPORTED = [
     "Map",
     "Meaning",
     "Program",
+    "Received",
     "Sink",
     "SinkContext",
     "SinkError",
+    "SinkGone",
     "SinkSettings",
     "SinkType",
     "Size",
+    "Store",
+    "StoreContext",
+    "StoreError",
+    "StoreReader",
+    "StoreSettings",
+    "StoreType",
     "WireError",
     "bcc",
     "core",
@@ -134,8 +142,9 @@ def test_every_module_has_a_docstring_and_sorted_names() -> None:
 
 
 def test_modules_are_read_at_one_sitting() -> None:
-    for path in [*modules().values(), *(ROOT / "plugins").rglob("*.py"), *(ROOT / "bpf").rglob("*.py")]:
-        assert len(path.read_text().splitlines()) < 300, path
+    for part in ("agent", "plugins", "bpf", "aggregator"):
+        for path in (ROOT / part).rglob("*.py"):
+            assert len(path.read_text().splitlines()) < 300, path
 
 
 # ---- errors
@@ -216,6 +225,25 @@ def test_a_plugin_adds_a_subcommand(tmp_path: Path) -> None:
     assert "From greeter 1.0." in run("--help", env=environment).stdout
     done = run("greet", "--name", "fleet", env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello fleet\n", "")
+
+
+STORE = """
+from bpfleet import StoreSettings, StoreType, hookimpl
+
+class Settings(StoreSettings, frozen=True, kw_only=True):
+    rows: int = 10
+
+@hookimpl
+def bpfleet_stores():
+    return [StoreType(name="memory", help="Rows in memory.", open=print, read=print, settings=Settings)]
+"""
+
+
+def test_a_plugin_offers_a_store(tmp_path: Path) -> None:
+    environment = {**os.environ, **distribution(tmp_path, "memory", {"store.memory": "memory"}, STORE)}
+    code = "from bpfleet.plugins import Plugins; print(Plugins().store_type('memory').settings().rows)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("10\n", "")
 
 
 LABELS = """
@@ -323,11 +351,12 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         ("schema", "errors"),
         ("layout", "schema"),
         ("settings", "errors msgspec"),
-        ("spec", "errors schema settings wire"),
+        ("spec", "errors schema settings"),
+        ("stores", "settings"),
         ("hooks", "pluggy"),
         ("protocol", "schema layout msgspec"),
         ("config", "errors settings msgspec"),
-        ("plugins", "errors hooks spec pluggy"),
+        ("plugins", "errors hooks spec stores pluggy"),
         # Reads files; needs no kernel either.
         (
             OBJECT_FILES,
@@ -413,7 +442,7 @@ def test_every_room_has_its_rule() -> None:
     assert ruled == there
 
 
-PUBLIC = {"errors", "hooks", "schema", "settings", "spec", "wire", "views"}
+PUBLIC = {"errors", "hooks", "schema", "settings", "spec", "stores", "wire", "views"}
 """The agent's modules that plugins may import besides `bpfleet` itself."""
 
 

@@ -267,11 +267,12 @@ from bpfleet import SinkType, hookimpl
 from bpfleet.ipc import Channel
 
 class Sink:
-    said = False
-    def __init__(self, settings, context): pass
+    def __init__(self, settings, context):
+        # Once in the agent's life, or each worker would be replaced before another sink gets its snapshot.
+        self.said = context.resumed
     def write(self, frames):
-        if not Sink.said and any(frame.kind == "snapshot" for frame in frames):
-            Sink.said = True
+        if not self.said and any(frame.kind == "snapshot" for frame in frames):
+            self.said = True
             Channel(socket.socket(fileno=os.dup(int(sys.argv[1])))).send({message})
     def close(self): pass
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bpfleet.errors import BpfleetError, ConfigError, SinkError, WireError
+    from bpfleet.errors import BpfleetError, ConfigError, SinkError, SinkGone, StoreError, WireError
     from bpfleet.hooks import hookimpl
     from bpfleet.schema import (
         Field,
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     )
     from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
     from bpfleet.spec import Attach, Collector, Program, Sink, SinkContext, SinkType, bcc, core
+    from bpfleet.stores import Received, Store, StoreContext, StoreReader, StoreSettings, StoreType
     from bpfleet.wire import Frame
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "errors": ("BpfleetError", "ConfigError", "SinkError", "WireError"),
+    "errors": ("BpfleetError", "ConfigError", "SinkError", "SinkGone", "StoreError", "WireError"),
     "hooks": ("hookimpl",),
     "schema": (
         "Field",
@@ -50,6 +51,7 @@ _HOME = {
     ),
     "settings": ("CollectorSettings", "Duration", "SinkSettings", "Size"),
     "spec": ("Attach", "Collector", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"),
+    "stores": ("Received", "Store", "StoreContext", "StoreReader", "StoreSettings", "StoreType"),
     "wire": ("Frame",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -67,12 +69,20 @@ __all__ = [
     "Map",
     "Meaning",
     "Program",
+    "Received",
     "Sink",
     "SinkContext",
     "SinkError",
+    "SinkGone",
     "SinkSettings",
     "SinkType",
     "Size",
+    "Store",
+    "StoreContext",
+    "StoreError",
+    "StoreReader",
+    "StoreSettings",
+    "StoreType",
     "WireError",
     "bcc",
     "core",

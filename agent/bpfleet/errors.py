@@ -16,6 +16,7 @@
     ├── WireError          bytes are not a record of wire format 1
     ├── SinkError          a sink can't take records now; it is tried again
     │   └── SinkGone            a sink will never take records again
+    ├── StoreError         an aggregator's store can't do what it is asked now
     └── PrivilegeError     a place or a right is missing for the user in question
 
 Each says what is wrong, where, and what to do about it. They are *expected*: shown without a
@@ -41,6 +42,7 @@ __all__ = [
     "SchemaMismatch",
     "SinkError",
     "SinkGone",
+    "StoreError",
     "UnsupportedError",
     "VerifierError",
     "WireError",
@@ -149,6 +151,10 @@ class SinkError(BpfleetError):
 
 class SinkGone(SinkError):
     """Raised by a sink that will never take records again: whoever read them has gone."""
+
+
+class StoreError(BpfleetError):
+    """Raised by an aggregator's store that can't do what it is asked now; the records are sent again."""
 
 
 class PrivilegeError(BpfleetError):

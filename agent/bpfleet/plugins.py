@@ -17,11 +17,12 @@ import pluggy
 from bpfleet.errors import ApiMismatch, BpfleetError, ConfigError, PluginError, PluginImportError
 from bpfleet.hooks import API_MAJOR, ENTRY_POINT_GROUP, Hooks
 from bpfleet.spec import Collector, SinkType
+from bpfleet.stores import StoreType
 
 __all__ = ["Listed", "Plugins", "State", "listed", "state_of"]
 
 _GROUP = re.compile(r"bpfleet\.v(\d+)\Z")
-_KINDS = ("collector", "sink", "labels", "cli")
+_KINDS = ("collector", "sink", "store", "labels", "cli")
 
 
 class State(str, Enum):
@@ -54,7 +55,7 @@ class Listed:
     """One entry point, as the metadata of its distribution tells it; nothing is imported."""
 
     kind: str
-    """collector, sink, labels or cli; "" where the entry point's name does not say."""
+    """collector, sink, store, labels or cli; "" where the entry point's name does not say."""
     name: str
     api: int
     distribution: str
@@ -97,6 +98,11 @@ class Plugins:
     def sink_type(self, name: str) -> SinkType:
         """The sink type of that name; raises PluginError or ConfigError."""
         found: SinkType = self._find("sink", name, lambda hook: hook.bpfleet_sinks(), SinkType)
+        return found
+
+    def store_type(self, name: str) -> StoreType:
+        """The store type of that name; raises PluginError or ConfigError."""
+        found: StoreType = self._find("store", name, lambda hook: hook.bpfleet_stores(), StoreType)
         return found
 
     def hook(self, kind: str, name: str) -> pluggy.HookRelay:

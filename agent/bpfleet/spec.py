@@ -9,12 +9,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bpfleet.errors import ConfigError
 from bpfleet.schema import Map
 from bpfleet.settings import CollectorSettings, SinkSettings
-from bpfleet.wire import Frame
+
+if TYPE_CHECKING:
+    # Only for type checkers: a loader, which needs specs, stays small without numpy.
+    from bpfleet.wire import Frame
 
 __all__ = ["Attach", "Collector", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"]
 
