@@ -209,58 +209,6 @@ def test_a_reload_with_a_wrong_configuration_goes_on_with_the_one_before(start_a
     assert "Traceback" not in agent.stderr
 
 
-def test_without_root_the_error_says_what_to_do(tmp_path: Path) -> None:
-    from agent_process import BPFLEET
-
-    done = subprocess.run(
-        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", BPFLEET, "once", "execve"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "needs root" in done.stderr
-    assert "remedy" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_code_behind_a_private_directory_is_reached_all_the_same(tmp_path: Path) -> None:
-    """A checkout in /root, which only root can pass."""
-    import sys
-
-    private = tmp_path / "private"
-    private.mkdir(mode=0o700)
-    venv = private / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    site = next((venv / "lib").glob("python*/site-packages"))
-    (site / "all.pth").write_text(
-        "\n".join(path for path in sys.path if "site-packages" in path or "main" in path)
-    )
-    here = Path(__file__).parent.parent
-    copied = private / "copy"
-    for part in ("agent", "plugins", "bpf"):
-        subprocess.run(["cp", "-r", here / part, copied / part], check=True) if copied.exists() else (
-            copied.mkdir(),
-            subprocess.run(["cp", "-r", here / part, copied / part], check=True),
-        )
-    code = "import sys; from bpfleet.cli import main; sys.argv[0] = 'bpfleet'; main()"
-    done = subprocess.run(
-        [venv / "bin" / "python", "-c", code, "once", "execve", "--after", "300ms", "--format", "json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={
-            **os.environ,
-            "PYTHONPATH": ":".join(str(copied / part) for part in ("agent", "plugins", "bpf")),
-        },
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '"collector":"execve"' in done.stdout
-    assert private.stat().st_mode & 0o777 == 0o700
-
-
 SPEAKS = """
 import os, socket, sys
 from bpfleet import SinkType, hookimpl

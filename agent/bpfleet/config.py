@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,6 +58,8 @@ class Config:
     agent: AgentSettings
     collectors: Mapping[str, dict[str, Any]]
     sinks: Mapping[str, dict[str, Any]]
+    from_command_line: Collection[str] = ()
+    """Collectors that no table names."""
 
 
 def read(path: Path | None) -> tuple[str, str]:

@@ -19,6 +19,7 @@ __all__ = [
     "MapInfo",
     "batch",
     "boottime_ns",
+    "bpf_call",
     "create_map",
     "delete",
     "lookup",
@@ -57,7 +58,8 @@ def _number() -> int:
     return _NR_BPF[machine]
 
 
-def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+def bpf_call(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    """bpf(2) with a `union bpf_attr` as bytes; returns what it returns, raises OSError where it refuses."""
     result: int = _syscall(_number(), command, ctypes.addressof(attributes), len(attributes))
     if result < 0:
         code = ctypes.get_errno()
@@ -96,13 +98,13 @@ class MapInfo:
 def create_map(kind: int, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
     """Make a map; returns its fd. (Collectors' maps are made by their loader; this is for tests and
     probes.)"""
-    return _bpf(_MAP_CREATE, _attributes("=5I52x", kind, key_size, value_size, max_entries, flags))
+    return bpf_call(_MAP_CREATE, _attributes("=5I52x", kind, key_size, value_size, max_entries, flags))
 
 
 def map_info(fd: int) -> MapInfo:
     """Ask the kernel what map `fd` is."""
     info = ctypes.create_string_buffer(40)
-    _bpf(_OBJ_GET_INFO_BY_FD, _attributes("=IIQ", fd, len(info), ctypes.addressof(info)))
+    bpf_call(_OBJ_GET_INFO_BY_FD, _attributes("=IIQ", fd, len(info), ctypes.addressof(info)))
     kind, number, key, value, entries, flags, name = struct.unpack("=6I16s", info.raw)
     return MapInfo(kind, number, key, value, entries, flags, name.partition(b"\0")[0].decode())
 
@@ -110,7 +112,7 @@ def map_info(fd: int) -> MapInfo:
 def run_program(fd: int) -> int:
     """Run a `SEC("syscall")` program once; returns what it returned."""
     attributes = _attributes("=I76x", fd)
-    _bpf(_PROG_TEST_RUN, attributes)
+    bpf_call(_PROG_TEST_RUN, attributes)
     result: int = struct.unpack_from("=I", attributes.raw, 4)[0]
     return result
 
@@ -118,7 +120,7 @@ def run_program(fd: int) -> int:
 def lookup(fd: int, key: int, value: int, flags: int = 0) -> bool:
     """Copy the value at address `key` to address `value`; False where the key is absent."""
     try:
-        _bpf(_MAP_LOOKUP_ELEM, _attributes("=I4xQQQ", fd, key, value, flags))
+        bpf_call(_MAP_LOOKUP_ELEM, _attributes("=I4xQQQ", fd, key, value, flags))
     except OSError as error:
         if error.errno == errno.ENOENT:
             return False
@@ -128,18 +130,18 @@ def lookup(fd: int, key: int, value: int, flags: int = 0) -> bool:
 
 def update(fd: int, key: int, value: int, flags: int = 0) -> None:
     """Set the value of the key at address `key` to what is at address `value`."""
-    _bpf(_MAP_UPDATE_ELEM, _attributes("=I4xQQQ", fd, key, value, flags))
+    bpf_call(_MAP_UPDATE_ELEM, _attributes("=I4xQQQ", fd, key, value, flags))
 
 
 def delete(fd: int, key: int) -> None:
     """Delete the key at address `key`."""
-    _bpf(_MAP_DELETE_ELEM, _attributes("=I4xQQQ", fd, key, 0, 0))
+    bpf_call(_MAP_DELETE_ELEM, _attributes("=I4xQQQ", fd, key, 0, 0))
 
 
 def next_key(fd: int, key: int, following: int) -> bool:
     """Copy the key after the one at address `key` (0: the first) to address `following`; False at the end."""
     try:
-        _bpf(_MAP_GET_NEXT_KEY, _attributes("=I4xQQQ", fd, key, following, 0))
+        bpf_call(_MAP_GET_NEXT_KEY, _attributes("=I4xQQQ", fd, key, following, 0))
     except OSError as error:
         if error.errno == errno.ENOENT:
             return False
@@ -155,7 +157,7 @@ def batch(fd: int, cursor: int, following: int, keys: int, values: int, count: i
     """
     attributes = _attributes("=QQQQIIQQ", cursor, following, keys, values, count, fd, 0, 0)
     try:
-        _bpf(_MAP_LOOKUP_BATCH, attributes)
+        bpf_call(_MAP_LOOKUP_BATCH, attributes)
         code = 0
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOSPC):

@@ -94,13 +94,18 @@ def convert(table: Mapping[str, Any], model: type[T], *, where: str) -> T:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         place = f"{where}{path.rstrip('`')}"
-        raise ConfigError(message, where=place, remedy=_remedy(message, model)) from None
+        raise _wrong(message, place, model) from None
 
 
-def _remedy(message: str, model: type[Any]) -> str:
+def _wrong(message: str, place: str, model: type[Any]) -> ConfigError:
     known = [field.name for field in msgspec.structs.fields(model)]
-    if "unknown field" in message:
-        wrong = message.rpartition("unknown field `")[2].rstrip("`")
-        close = get_close_matches(wrong, known, 1)
-        return (f"did you mean {close[0]!r}? " if close else "") + f"known keys: {', '.join(known)}"
-    return "write the value as docs/configuration.md shows"
+    _, unknown, name = message.rpartition("unknown field `")
+    if not unknown:
+        return ConfigError(message, where=place, remedy="write the value as docs/configuration.md shows")
+    name = name.rstrip("`")
+    close = get_close_matches(name, known, 1)
+    return ConfigError(
+        f"there is no setting {name!r}",
+        where=place,
+        remedy=(f"did you mean {close[0]!r}? " if close else "") + f"known keys: {', '.join(known)}",
+    )

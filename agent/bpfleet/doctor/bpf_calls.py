@@ -14,7 +14,7 @@ import platform
 import struct
 
 from bpfleet import kernel
-from bpfleet.kernel import _bpf  # the one place that knows the system call's number
+from bpfleet.kernel import bpf_call
 
 __all__ = ["Counter", "attach_to_event", "load", "perf_event", "raw_open", "run_iterator", "watch_functions"]
 
@@ -126,4 +126,4 @@ def attach_to_event(program: int, event: int) -> None:
 
 
 def _call(command: int, attributes: bytes) -> int:
-    return _bpf(command, ctypes.create_string_buffer(attributes, len(attributes)))
+    return bpf_call(command, ctypes.create_string_buffer(attributes, len(attributes)))

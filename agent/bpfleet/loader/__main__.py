@@ -109,7 +109,11 @@ def _open_bcc(request: Load) -> _Opened:
     try:
         text = Path(request.source).read_text()
     except OSError as error:
-        raise LoadError(f"the source can't be read: {error.strerror}", where=request.source) from None
+        raise LoadError(
+            f"the source can't be read: {error.strerror}",
+            where=request.source,
+            remedy="install the plugin anew, or name a file that is there",
+        ) from None
     opened = open_bcc(request, text)
     compiled = {one.name: one for one in opened.maps()}
     layouts = _layouts(request, compiled)

@@ -8,6 +8,7 @@ for the offset of a semaphore.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -177,8 +178,16 @@ def _uprobe(target: _Target) -> int:
     # The last two: every process (-1), and no semaphore to raise (0), which bcc's own caller leaves out.
     link: int = _library().bpf_attach_uprobe(target.fd, returns, event, found, offset, -1, ctypes.c_uint32(0))
     if link < 0:
-        raise target.refused("the file must be on a file system that can be mapped for execution")
+        raise target.refused(_why_no_uprobe(ctypes.get_errno(), place.symbol))
     return link
+
+
+def _why_no_uprobe(code: int, symbol: str) -> str:
+    if code == errno.EINVAL:
+        # All probes of one place must name the same semaphore ("ref_ctr_offset mismatch" in dmesg), and bcc
+        # 0.26 gives whatever is on its stack.
+        return f"does another bcc tool probe {symbol!r} now? end it, then reload; see dmesg"
+    return "the file must be on a file system that can be mapped for execution"
 
 
 def _functions(bpf: Any, path: Path) -> list[str]:

@@ -34,7 +34,9 @@ def write_knobs(opened: Object, path: Path, knobs: Mapping[str, int | bytes]) ->
         raw = value if isinstance(value, bytes) else _number(value, leaf, path)
         if len(raw) > leaf.size:
             raise LoadError(
-                f"{len(raw)} bytes are too many for knob {name!r} ({leaf.ctype})", where=str(path)
+                f"{len(raw)} bytes are too many for knob {name!r} ({leaf.ctype})",
+                where=str(path),
+                remedy=f"set it to at most {leaf.size} bytes, or give the knob a wider type",
             )
         view[leaf.offset : leaf.offset + len(raw)] = raw
 

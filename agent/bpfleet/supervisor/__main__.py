@@ -24,7 +24,7 @@ from bpfleet.kernel import boottime_ns
 from bpfleet.supervisor.holdings import Holdings
 from bpfleet.supervisor.launch import Child, ending, start_worker
 from bpfleet.supervisor.loading import Job, Loaders, failed
-from bpfleet.supervisor.privileges import User, make_state_directory, worker_user
+from bpfleet.supervisor.privileges import User, make_state_directory, require_capabilities, worker_user
 
 LEDGER_BYTES = 4096
 _DONE, _CONFIGURATION_ENDED_IT = 0, 2
@@ -159,7 +159,9 @@ class Supervisor:
         except (OSError, UnicodeDecodeError) as error:
             if self.good_config is None:
                 raise ConfigError(
-                    f"the configuration can't be read: {error}", where=self.boot.config
+                    f"the configuration can't be read: {error}",
+                    where=self.boot.config,
+                    remedy="give an existing file with --config",
                 ) from None
             _say(f"the configuration can't be read ({error}); going on with the one before")
             return self.good_config
@@ -268,6 +270,7 @@ def main() -> int:
     boot = Boot(**json.loads(sys.argv[1]))
     try:
         user = worker_user(boot.user)
+        require_capabilities()
         make_state_directory(Path(boot.state), user)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

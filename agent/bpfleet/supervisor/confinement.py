@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bpfleet.supervisor.privileges import User
 
-__all__ = ["barred", "open_the_way"]
+__all__ = ["barred", "needed_paths", "open_the_way", "unreadable"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x20000
@@ -37,6 +37,12 @@ def barred(paths: Iterable[Path], user: User) -> dict[Path, list[Path]]:
                 found.setdefault(parent, []).append(path)
                 break
     return found
+
+
+def unreadable(user: User) -> list[Path]:
+    """The folders of the interpreter and the code that `user` may not look into: no mount opens those."""
+    package = [Path(__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix)]
+    return [path for path in package if not _may_pass(path, user)]
 
 
 def open_the_way(behind: dict[Path, list[Path]]) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpfleet.errors import PrivilegeError
 from bpfleet.ipc import Channel
-from bpfleet.supervisor.confinement import barred, needed_paths, open_the_way
+from bpfleet.supervisor.confinement import barred, needed_paths, open_the_way, unreadable
 from bpfleet.supervisor.privileges import User, die_with_parent, drop_to
 
 __all__ = ["Child", "ending", "start_loader", "start_worker"]
@@ -42,7 +43,16 @@ class Child:
 
 
 def start_worker(user: User, state: Path) -> Child:
-    """The worker, without privileges; it can reach the code and the state directory."""
+    """The worker, without privileges; it can reach the code and the state directory.
+
+    Raises PrivilegeError where its user may not read the code.
+    """
+    for folder in unreadable(user):
+        raise PrivilegeError(
+            f"the worker's user {user.name} may not read the code",
+            where=str(folder),
+            remedy=f"chmod go+rx {folder}",
+        )
     behind = barred(needed_paths(state), user)
 
     def give_up_privileges() -> None:

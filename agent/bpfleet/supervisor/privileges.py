@@ -10,12 +10,21 @@ from pathlib import Path
 
 from bpfleet.errors import PrivilegeError
 
-__all__ = ["User", "die_with_parent", "drop_to", "make_state_directory", "worker_user"]
+__all__ = [
+    "User",
+    "die_with_parent",
+    "drop_to",
+    "make_state_directory",
+    "require_capabilities",
+    "worker_user",
+]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 8, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
 _CAP_BPF = 39
+_NEEDED = {"CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8}
+"""To make another user of the worker, and to end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,19 @@ def worker_user(configured: str | None) -> User:
         where="[agent] user",
         remedy="useradd --system --no-create-home bpfleet, or name a user that exists",
     )
+
+
+def require_capabilities() -> None:
+    """Raises PrivilegeError naming the capabilities that this process lacks and the split needs."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    lacking = [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
+    if lacking:
+        raise PrivilegeError(
+            f"root lacks {', '.join(lacking)} here, which it takes to run the worker as another user",
+            where="capabilities of this process",
+            remedy="give the unit or container them; bpfleet doctor says how",
+        )
 
 
 def make_state_directory(path: Path, user: User) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfleet.config import Config, parse
-from bpfleet.errors import BpfleetError, ReadError
+from bpfleet.errors import BpfleetError, ConfigError, ReadError
 from bpfleet.identity import origin as identity
 from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.kernel import boottime_ns
@@ -53,6 +53,7 @@ class Worker:
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
         self.collectors: list[RunningCollector] = startup.collectors()
+        self._tell_of_idleness()
 
     def main(self) -> int:
         """Tick until the time is over or somebody says stop; returns the exit code."""
@@ -61,8 +62,23 @@ class Worker:
         if self.collectors or not self.once:
             self._loop()
         left = self._drain()
-        failed = self.once and (left or any(one.error is not None for one in self.absent))
-        return 1 if failed else 0
+        if not self.once:
+            return 0
+        errors = [one.error for one in self.absent if one.error is not None]
+        if any(isinstance(error, ConfigError) for error in errors):
+            return 2
+        return 1 if left or errors else 0
+
+    def _tell_of_idleness(self) -> None:
+        for kind, there in (("collector", self.collectors), ("sink", self.sinks)):
+            if not there:
+                log.warning(
+                    "no %s runs, so no record is %s; [%ss.NAME] tables in %s enable them",
+                    kind,
+                    "made" if kind == "collector" else "kept",
+                    kind,
+                    self.config.path,
+                )
 
     def _loop(self) -> None:
         began = time.monotonic()
@@ -179,6 +195,7 @@ def _configuration(start: dict[str, Any]) -> Config:
     return replace(
         config,
         collectors={name: dict(config.collectors.get(name, {})) | {"enabled": True} for name in named},
+        from_command_line=[name for name in named if name not in config.collectors],
         sinks={"stdout": {"format": options["format"]}},
     )
 

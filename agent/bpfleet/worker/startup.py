@@ -109,13 +109,14 @@ class Startup:
                     PluginError(
                         f"bpfleet_host_labels raised {type(error).__name__}: {error}",
                         where=f"labels {name!r}",
+                        remedy="mend the plugin, or take it out of [agent] host_labels",
                     ),
                 )
         return labels | self.config.agent.labels
 
     def _specs(self) -> Iterator[tuple[Collector, CollectorSettings]]:
         for name, table in self.config.collectors.items():
-            where = f"{self.config.path}: [collectors.{name}]"
+            where = self._place("collectors", name)
             if table.get("enabled") is False:
                 # A table that is switched off needs no plugin.
                 self.absent.append(Absent(name, "collector", State.DISABLED))
@@ -130,7 +131,7 @@ class Startup:
 
     def _sinks(self) -> Iterator[tuple[str, SinkType, SinkSettings]]:
         for name, table in self.config.sinks.items():
-            where = f"{self.config.path}: [sinks.{name}]"
+            where = self._place("sinks", name)
             if table.get("enabled") is False:
                 self.absent.append(Absent(name, "sink", State.DISABLED))
                 continue
@@ -144,6 +145,11 @@ class Startup:
                 self._can_not(name, "sink", _placed(error, where))
                 continue
             yield name, found, settings
+
+    def _place(self, table: str, name: str) -> str:
+        if table == "collectors" and name in self.config.from_command_line:
+            return f"the command line: {name}"
+        return f"{self.config.path}: [{table}.{name}]"
 
     def _answers(self, wanted: dict[str, tuple[Collector, CollectorSettings]]) -> Iterable[RunningCollector]:
         """One answer for each request, in whatever order loaders finish."""

@@ -66,7 +66,11 @@ class StdoutSink:
             terminal = os.isatty(self._fd)
             os.fstat(self._fd)
         except OSError as error:
-            raise SinkError(f"is not open: {error.strerror}", where=_WHERE) from None
+            raise SinkError(
+                f"is not open: {error.strerror}",
+                where=_WHERE,
+                remedy="start the agent with its standard output open, or leave this sink out",
+            ) from None
         form = settings.format or ("table" if terminal else "json")
         if form == "msgpack":
             if terminal:
