@@ -126,7 +126,7 @@ def open_map(name: str, owner: int) -> int:
         found = re.search(r"^map_id:\s*(\d+)", info.read_text(), re.MULTILINE)
         if found:
             attributes = ctypes.create_string_buffer(struct.pack("=IIII", int(found.group(1)), 0, 0, 0), 16)
-            fd = kernel._bpf(14, attributes)  # BPF_MAP_GET_FD_BY_ID
+            fd = kernel.bpf_call(14, attributes)  # BPF_MAP_GET_FD_BY_ID
             if kernel.map_info(fd).name == name:
                 return fd
             os.close(fd)
@@ -139,4 +139,4 @@ def put_many(fd: int, count: int, value_size: int) -> None:
     values = np.zeros((count, value_size), np.uint8)
     values[:, 0] = 1
     attributes = struct.pack("=QQQQIIQQ", 0, 0, keys.ctypes.data, values.ctypes.data, count, fd, 0, 0)
-    kernel._bpf(26, ctypes.create_string_buffer(attributes, len(attributes)))
+    kernel.bpf_call(26, ctypes.create_string_buffer(attributes, len(attributes)))

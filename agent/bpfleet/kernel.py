@@ -22,6 +22,7 @@ __all__ = [
     "bpf_call",
     "create_map",
     "delete",
+    "link_create",
     "lookup",
     "map_info",
     "next_key",
@@ -37,7 +38,7 @@ _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_long]
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
-_PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH = 10, 15, 24
+_PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 15, 24, 28
 
 MAP_TYPES = tuple(
     """
@@ -115,6 +116,11 @@ def run_program(fd: int) -> int:
     bpf_call(_PROG_TEST_RUN, attributes)
     result: int = struct.unpack_from("=I", attributes.raw, 4)[0]
     return result
+
+
+def link_create(program: int, target: int, attach_type: int) -> int:
+    """Attach `program` at `target` (an interface's index, say); returns the fd of the link."""
+    return bpf_call(_LINK_CREATE, _attributes("=IIII48x", program, target, attach_type, 0))
 
 
 def lookup(fd: int, key: int, value: int, flags: int = 0) -> bool:

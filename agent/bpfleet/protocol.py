@@ -30,8 +30,10 @@ class Load(Message, kw_only=True, tag="load"):
     kind: str
     source: str
     maps: tuple[Map, ...] = ()
-    attach: tuple[tuple[str, str, str, str], ...] = ()
-    """(program, kind, target, symbol)"""
+    attach: tuple[tuple[str, str, str, str, int], ...] = ()
+    """The fields of `bpfleet.spec.Attach`."""
+    attach_all: bool = True
+    """False: a program that can't be attached does not cost the others."""
     knobs: dict[str, int] = msgspec.field(default_factory=dict)
     cflags: tuple[str, ...] = ()
     before_snapshot: str | None = None
@@ -93,6 +95,8 @@ class LoadedProgram(msgspec.Struct, kw_only=True):
     name: str
     fd: int
     attached: str = ""
+    error: str = ""
+    """Why it is not attached, where it should be."""
 
 
 class Loaded(Message, kw_only=True, tag="loaded"):

@@ -47,14 +47,28 @@ def bcc(source: Path, *, cflags: Sequence[str] = ()) -> Program:
 class Attach:
     """Where one program of the object is attached.
 
-    `kind` is tracepoint, raw_tp, tp_btf, uprobe or uretprobe. `target` is `group:name` of a
-    tracepoint, the name of a raw one, or for a uprobe the library (`c`, as in libc) or path;
-    `symbol` then is the function."""
+    | kind | `target` | `symbol` |
+    | --- | --- | --- |
+    | tracepoint | `group:name` | |
+    | raw_tp, tp_btf | the tracepoint's name | |
+    | kprobe, kretprobe | a kernel function, `+offset` | |
+    | kprobe.multi, kretprobe.multi | a glob of kernel functions | |
+    | fentry, fexit, fmod_ret, lsm | a kernel function | |
+    | ksyscall, kretsyscall | a system call | |
+    | uprobe, uretprobe | a library (`c`, as in libc) or path | a function, `+offset` |
+    | usdt | the same | `provider:name` |
+    | perf_event | `cpu-clock`, `cpu-cycles`, … | |
+    | xdp, tcx/ingress, tcx/egress | an interface | |
+    | socket | an interface; all where empty | |
+    | cgroup | a cgroup's directory | |
+    """
 
     program: str
     kind: str
     target: str
     symbol: str = ""
+    frequency: int = 0
+    """Samples a second of a perf_event; 99 where 0."""
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
@@ -68,7 +82,8 @@ class Collector:
     goes where its section's name (or bcc's own macro) says. `knobs` turns settings into the
     source's `const volatile` variables (bcc: `-D` macros). `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
-    first."""
+    first. With `attach_all` False a program that can't be attached is told of in `status` and costs itself;
+    the collector fails only where none could be attached."""
 
     name: str
     version: str
@@ -79,6 +94,7 @@ class Collector:
     settings: type[CollectorSettings] = CollectorSettings
     knobs: Callable[[Any], Mapping[str, int]] | None = None
     before_snapshot: str | None = None
+    attach_all: bool = True
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

@@ -69,7 +69,8 @@ def load(request: Load, fds: _Fds) -> Loaded:
     )
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
-        LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached) for one in attached
+        LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
+        for one in attached
     )
     links = tuple(fds.add(link) for one in attached for link in one.links)
     return Loaded(

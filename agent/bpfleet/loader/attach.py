@@ -6,27 +6,39 @@ A new attach kind is one function and one line in `_KINDS`.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 
+from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError
-from bpfleet.loader.libbpf import Log, ProgramHandle, library
-from bpfleet.loader.logs import telling_lines
+from bpfleet.loader.attach_network import attach_cgroup, attach_socket, attach_tcx, attach_xdp
+from bpfleet.loader.attach_perf import attach_perf_event
+from bpfleet.loader.libbpf import ProgramHandle, library
+from bpfleet.loader.linking import Links, link
 from bpfleet.loader.symbols import library_path
 from bpfleet.spec import Attach
 
-__all__ = ["attach_by_section", "attach_program"]
+__all__ = ["attach_by_section", "attach_program", "goes_nowhere", "set_target"]
 
-Link = int
-
-
-def attach_by_section(program: ProgramHandle) -> int:
-    """Attach where the section's name says, as libbpf does; returns the link's fd."""
-    return _link(lambda: library().bpf_program__attach(program.handle), program, program.section, "")
+_FIXED_AT_LOAD = ("tp_btf", "fentry", "fexit", "fmod_ret", "lsm")
+_TRACEPOINTS = "see /sys/kernel/tracing/events for this kernel's tracepoints"
+_FUNCTIONS = "see /proc/kallsyms for this kernel's functions, and bpfleet doctor for what it can attach to"
 
 
-def attach_program(program: ProgramHandle, wanted: Attach) -> int:
-    """Attach as `wanted` says; returns the link's fd. Raises AttachError naming program and place."""
+def goes_nowhere(program: ProgramHandle) -> bool:
+    """Whether the section names a kind and no place (`SEC("xdp")`), so that only an attach list can say."""
+    point = attach_point(program.section)
+    if point.kind in ("uprobe", "uretprobe", "usdt"):
+        return not point.symbol
+    return not point.target and point.kind not in _NEED_NO_TARGET
+
+
+def attach_by_section(program: ProgramHandle) -> Links:
+    """Attach where the section's name says, as libbpf does; raises AttachError."""
+    return link(lambda: library().bpf_program__attach(program.handle), program, program.section)
+
+
+def attach_program(program: ProgramHandle, wanted: Attach) -> Links:
+    """Attach as `wanted` says; raises AttachError naming program and place."""
     kind = _KINDS.get(wanted.kind)
     if kind is None:
         raise AttachError(
@@ -37,45 +49,101 @@ def attach_program(program: ProgramHandle, wanted: Attach) -> int:
     return kind(program, wanted)
 
 
-def _tracepoint(program: ProgramHandle, wanted: Attach) -> int:
+def set_target(program: ProgramHandle, wanted: Attach) -> None:
+    """Before load: tell the kernel the function or tracepoint of a kind whose target load fixes."""
+    if wanted.kind in _FIXED_AT_LOAD:
+        library().bpf_program__set_attach_target(program.handle, 0, wanted.target.encode())
+
+
+def _tracepoint(program: ProgramHandle, wanted: Attach) -> Links:
     group, _, name = wanted.target.replace("/", ":").partition(":")
-    return _link(
+    return link(
         lambda: library().bpf_program__attach_tracepoint(program.handle, group.encode(), name.encode()),
         program,
         f"tracepoint {group}:{name}",
-        "see /sys/kernel/tracing/events for this kernel's tracepoints",
+        _TRACEPOINTS,
     )
 
 
-def _raw_tracepoint(program: ProgramHandle, wanted: Attach) -> int:
-    return _link(
+def _raw_tracepoint(program: ProgramHandle, wanted: Attach) -> Links:
+    return link(
         lambda: library().bpf_program__attach_raw_tracepoint(program.handle, wanted.target.encode()),
         program,
         f"raw tracepoint {wanted.target}",
-        "see /sys/kernel/tracing/events for this kernel's tracepoints",
+        _TRACEPOINTS,
     )
 
 
-class _UprobeOptions(ctypes.Structure):
-    """`struct bpf_uprobe_opts` of libbpf 1.1."""
+def _options(*values: tuple[str, type, object]) -> ctypes.Structure:
+    """A `struct bpf_…_opts` of libbpf: its size, then these members (name, type, value)."""
 
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("ref_ctr_offset", ctypes.c_size_t),
-        ("bpf_cookie", ctypes.c_uint64),
-        ("retprobe", ctypes.c_bool),
-        ("func_name", ctypes.c_char_p),
+    class Options(ctypes.Structure):
+        _fields_ = (("sz", ctypes.c_size_t), *((name, kind) for name, kind, _ in values))
+
+    return Options(ctypes.sizeof(Options), *(value for _, _, value in values))
+
+
+def _kprobe(program: ProgramHandle, wanted: Attach) -> Links:
+    function, _, offset = wanted.target.partition("+")
+    options = _options(
+        ("bpf_cookie", ctypes.c_uint64, 0),
+        ("offset", ctypes.c_size_t, int(offset or "0", 0)),
+        ("retprobe", ctypes.c_bool, wanted.kind == "kretprobe"),
+    )
+    return link(
+        lambda: library().bpf_program__attach_kprobe_opts(
+            program.handle, function.encode(), ctypes.byref(options)
+        ),
+        program,
+        f"{wanted.kind} {wanted.target}",
+        _FUNCTIONS,
     )
 
 
-def _uprobe(program: ProgramHandle, wanted: Attach) -> int:
+def _kprobe_multi(program: ProgramHandle, wanted: Attach) -> Links:
+    options = _options(
+        ("syms", ctypes.c_void_p, None),
+        ("addrs", ctypes.c_void_p, None),
+        ("cookies", ctypes.c_void_p, None),
+        ("cnt", ctypes.c_size_t, 0),
+        ("retprobe", ctypes.c_bool, wanted.kind == "kretprobe.multi"),
+    )
+    return link(
+        lambda: library().bpf_program__attach_kprobe_multi_opts(
+            program.handle, wanted.target.encode(), ctypes.byref(options)
+        ),
+        program,
+        f"{wanted.kind} {wanted.target}",
+        _FUNCTIONS,
+    )
+
+
+def _ksyscall(program: ProgramHandle, wanted: Attach) -> Links:
+    options = _options(
+        ("bpf_cookie", ctypes.c_uint64, 0), ("retprobe", ctypes.c_bool, wanted.kind == "kretsyscall")
+    )
+    return link(
+        lambda: library().bpf_program__attach_ksyscall(
+            program.handle, wanted.target.encode(), ctypes.byref(options)
+        ),
+        program,
+        f"{wanted.kind} {wanted.target}",
+        "name a system call without its prefix, such as openat",
+    )
+
+
+def _uprobe(program: ProgramHandle, wanted: Attach) -> Links:
     path = library_path(wanted.target, program.name)
-    options = _UprobeOptions(
-        ctypes.sizeof(_UprobeOptions), 0, 0, wanted.kind == "uretprobe", wanted.symbol.encode()
+    symbol, _, offset = wanted.symbol.partition("+")
+    options = _options(
+        ("ref_ctr_offset", ctypes.c_size_t, 0),
+        ("bpf_cookie", ctypes.c_uint64, 0),
+        ("retprobe", ctypes.c_bool, wanted.kind == "uretprobe"),
+        ("func_name", ctypes.c_char_p, symbol.encode()),
     )
-    return _link(
+    return link(
         lambda: library().bpf_program__attach_uprobe_opts(
-            program.handle, -1, str(path).encode(), 0, ctypes.byref(options)
+            program.handle, -1, str(path).encode(), int(offset or "0", 0), ctypes.byref(options)
         ),
         program,
         f"{wanted.kind} {path}:{wanted.symbol}",
@@ -83,26 +151,41 @@ def _uprobe(program: ProgramHandle, wanted: Attach) -> int:
     )
 
 
-_KINDS: dict[str, Callable[[ProgramHandle, Attach], Link]] = {
+def _usdt(program: ProgramHandle, wanted: Attach) -> Links:
+    path = library_path(wanted.target, program.name)
+    provider, _, name = wanted.symbol.partition(":")
+    return link(
+        lambda: library().bpf_program__attach_usdt(
+            program.handle, -1, str(path).encode(), provider.encode(), name.encode(), None
+        ),
+        program,
+        f"usdt {path}:{wanted.symbol}",
+        f"readelf -n {path} lists its probes, as provider and name",
+    )
+
+
+_by_load: Callable[[ProgramHandle, Attach], Links] = lambda program, wanted: attach_by_section(program)  # noqa: E731
+
+_KINDS: dict[str, Callable[[ProgramHandle, Attach], Links]] = {
     "tracepoint": _tracepoint,
     "raw_tp": _raw_tracepoint,
-    # The tracepoint of tp_btf was fixed when the program was loaded; attaching names it again.
-    "tp_btf": lambda program, wanted: attach_by_section(program),
+    # Their target was fixed when the program was loaded; attaching names it again.
+    **dict.fromkeys(_FIXED_AT_LOAD, _by_load),
+    "kprobe": _kprobe,
+    "kretprobe": _kprobe,
+    "kprobe.multi": _kprobe_multi,
+    "kretprobe.multi": _kprobe_multi,
+    "ksyscall": _ksyscall,
+    "kretsyscall": _ksyscall,
     "uprobe": _uprobe,
     "uretprobe": _uprobe,
+    "usdt": _usdt,
+    "perf_event": attach_perf_event,
+    "xdp": attach_xdp,
+    "tcx/ingress": attach_tcx,
+    "tcx/egress": attach_tcx,
+    "cgroup": attach_cgroup,
+    "socket": attach_socket,
 }
 
-
-def _link(attach: Callable[[], int | None], program: ProgramHandle, place: str, remedy: str) -> int:
-    with Log() as log:
-        link = attach()
-    if not link:
-        code = ctypes.get_errno()
-        raise AttachError(
-            f"program {program.name!r} can't be attached: {os.strerror(code)}",
-            where=place,
-            log=telling_lines(log.text, 4),
-            remedy=remedy or "bpfleet doctor shows what this kernel can attach to",
-        )
-    fd: int = library().bpf_link__fd(link)
-    return fd
+_NEED_NO_TARGET = ("custom", "syscall", "iter", "struct_ops")

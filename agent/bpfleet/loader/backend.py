@@ -42,6 +42,8 @@ class AttachedProgram:
     fd: int
     attached: str
     links: tuple[int, ...]
+    error: str = ""
+    """Why it is attached nowhere, where it should be."""
 
 
 class Backend(Protocol):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bpfleet import bpf_object
 from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
-from bpfleet.loader.attach import attach_by_section, attach_program
+from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.knobs import write_knobs
-from bpfleet.loader.libbpf import Log, Object
+from bpfleet.loader.libbpf import Log, Object, ProgramHandle
+from bpfleet.loader.linking import refused
 from bpfleet.loader.logs import telling_lines
 from bpfleet.protocol import Load
 from bpfleet.spec import Attach
 
 __all__ = ["CoreObject", "open_core"]
+
+_SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
 def open_core(request: Load) -> CoreObject:
@@ -29,6 +33,7 @@ class CoreObject:
 
     def __init__(self, path: Path, request: Load) -> None:
         self._path = path
+        self._request = request
         self._types = bpf_object.read(path)
         with Log() as log:
             try:
@@ -48,6 +53,10 @@ class CoreObject:
 
     def load(self) -> None:
         """Bring maps and programs into the kernel; raises VerifierError with the log's telling lines."""
+        wanted = {place[0]: Attach(*place) for place in self._request.attach}
+        for program in self._object.programs():
+            if program.name in wanted:
+                set_target(program, wanted[program.name])
         with Log() as log:
             try:
                 self._object.load()
@@ -84,19 +93,35 @@ class CoreObject:
                 where=f"attach list for {self._path}",
                 remedy=f"its programs are {', '.join(there)}",
             )
-        attached = []
-        for program in self._object.programs():
-            if program.fd < 0:
-                continue
-            section = program.section.lstrip("?")
-            if program.name in named:
-                places = named[program.name]
-                links = tuple(attach_program(program, place) for place in places)
-                where = ", ".join(map(str, places))
-                attached.append(AttachedProgram(program.name, program.fd, where, links))
-            elif section == "syscall":
-                attached.append(AttachedProgram(program.name, program.fd, "", ()))
-            else:
-                link = attach_by_section(program)
-                attached.append(AttachedProgram(program.name, program.fd, section, (link,)))
-        return attached
+        made = [
+            self._attached(program, named.get(program.name, ()))
+            for program in self._object.programs()
+            if program.fd >= 0
+        ]
+        failed = [error for _, error in made if error is not None]
+        if failed and (self._request.attach_all or not any(one.links for one, _ in made)):
+            raise failed[0]
+        return [one for one, _ in made]
+
+    def _attached(
+        self, program: ProgramHandle, places: Sequence[Attach]
+    ) -> tuple[AttachedProgram, AttachError | None]:
+        section = program.section.lstrip("?")
+        nowhere = AttachedProgram(program.name, program.fd, "", ())
+        if not places and section == "syscall":
+            return nowhere, None
+        if not places and goes_nowhere(program):
+            if self._request.attach_all:
+                return nowhere, refused(program, section, _SAY_WHERE, reason="nothing says where to")
+            return replace(
+                nowhere, error=f"program {program.name!r} ({section}): nothing says where to"
+            ), None
+        try:
+            links = (
+                tuple(fd for place in places for fd in attach_program(program, place))
+                if places
+                else attach_by_section(program)
+            )
+        except AttachError as error:
+            return replace(nowhere, error=str(error)), error
+        return replace(nowhere, attached=", ".join(map(str, places)) or section, links=links), None

@@ -42,6 +42,14 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_program__attach_tracepoint": (_pointer, _pointer, _text, _text),
     "bpf_program__attach_raw_tracepoint": (_pointer, _pointer, _text),
     "bpf_program__attach_uprobe_opts": (_pointer, _pointer, _int, _text, _size, _pointer),
+    "bpf_program__attach_kprobe_opts": (_pointer, _pointer, _text, _pointer),
+    "bpf_program__attach_kprobe_multi_opts": (_pointer, _pointer, _text, _pointer),
+    "bpf_program__attach_ksyscall": (_pointer, _pointer, _text, _pointer),
+    "bpf_program__attach_usdt": (_pointer, _pointer, _int, _text, _text, _text, _pointer),
+    "bpf_program__attach_perf_event": (_pointer, _pointer, _int),
+    "bpf_program__attach_xdp": (_pointer, _pointer, _int),
+    "bpf_program__attach_cgroup": (_pointer, _pointer, _int),
+    "bpf_program__set_attach_target": (_int, _pointer, _int, _text),
     "bpf_link__fd": (_int, _pointer),
 }
 

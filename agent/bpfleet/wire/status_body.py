@@ -54,7 +54,7 @@ _SOFTWARE: _Members = {
     **dict.fromkeys(("pid", "pss_bytes"), Fields.integer),
     **dict.fromkeys(("uptime_s", "cpu_s"), Fields.number),
 }
-_PROGRAM: _Members = {"attached": Fields.text}
+_PROGRAM: _Members = {"attached": Fields.text, "error": Fields.text}
 _MAP: _Members = {
     **dict.fromkeys(("type", "method"), Fields.text),
     "why_not": Fields.texts,

@@ -13,7 +13,7 @@ from bpfleet import kernel
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
 from bpfleet.plugins import State
-from bpfleet.protocol import Load, Loaded, LoadedMap
+from bpfleet.protocol import Load, Loaded, LoadedMap, LoadedProgram
 from bpfleet.reading.columns import Read
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.reading.mapped import map_memory
@@ -97,7 +97,7 @@ class RunningCollector:
             version=spec.version,
             interval=interval,
             maps=maps,
-            programs=[{"name": one.name, "attached": one.attached} for one in loaded.programs],
+            programs=[_program(one) for one in loaded.programs],
             generation=loaded.generation,
             before_snapshot=None if before is None else fds[before],
             fds=fds,
@@ -113,6 +113,11 @@ class RunningCollector:
     def close(self) -> None:
         """Let go of our copies of the fds; the supervisor's keep the programs attached."""
         close_all(self.fds)
+
+
+def _program(one: LoadedProgram) -> dict[str, str]:
+    said = {"name": one.name, "attached": one.attached}
+    return said | {"error": one.error} if one.error else said
 
 
 def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> RunningMap:
@@ -175,7 +180,8 @@ def load_request(
         kind=spec.program.kind,
         source=os.fspath(spec.program.source),
         maps=spec.maps,
-        attach=tuple((a.program, a.kind, a.target, a.symbol) for a in spec.attach),
+        attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency) for a in spec.attach),
+        attach_all=spec.attach_all,
         knobs=_knobs(spec, settings),
         cflags=spec.program.cflags,
         before_snapshot=spec.before_snapshot,

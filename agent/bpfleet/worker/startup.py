@@ -165,7 +165,11 @@ class Startup:
                 if answer["op"] == "failed":
                     raise BpfleetError.from_plain(answer["error"])
                 interval = settings.interval or self.config.agent.interval
-                yield RunningCollector.of(spec, settings, interval, typed(answer, Loaded), fds)
+                made = RunningCollector.of(spec, settings, interval, typed(answer, Loaded), fds)
+                for one in made.programs:
+                    if one.get("error"):
+                        log.warning("collector %r goes on without a program: %s", spec.name, one["error"])
+                yield made
             except BpfleetError as error:
                 close_all(fds)
                 self._can_not(spec.name, "collector", error)
@@ -222,4 +226,6 @@ def _twice(name: str) -> ConfigError:
 def _file_collector(path: str) -> Collector:
     """A collector without Python: the schema is derived from the object's types."""
     stem = re.sub(r"[^a-z0-9_-]", "_", Path(path).name.partition(".")[0].lower())
-    return Collector(name=stem, version="", help=f"maps of {path}", program=core(Path(path)))
+    return Collector(
+        name=stem, version="", help=f"maps of {path}", program=core(Path(path)), attach_all=False
+    )
