@@ -28,6 +28,8 @@ class CompiledMap:
     fd: int
     key: Layout | None
     value: Layout | None
+    sizes: tuple[int, int] = (0, 0)
+    """Bytes of a key and of a value, where no layout tells."""
 
 
 @dataclass(frozen=True, slots=True)

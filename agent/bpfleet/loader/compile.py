@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from bpfleet_bpf import INCLUDE
 __all__ = ["CACHE", "core_sources", "object_for"]
 
 CACHE = Path("/var/cache/bpfleet/objects")
+_VMLINUX = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]vmlinux\.h[>"]', re.MULTILINE)
 _ARCH = {"x86_64": "x86", "aarch64": "arm64"}
 
 
@@ -80,7 +82,6 @@ def _flags() -> list[str]:
         "-mcpu=v3",
         f"-D__TARGET_ARCH_{_ARCH.get(machine, machine)}",
         "-Wall",
-        "-Werror",
         f"-I{INCLUDE}",
         f"-I/usr/include/{machine}-linux-gnu",
     ]
@@ -90,9 +91,32 @@ def _inputs_hash(source: Path) -> str:
     digest = hashlib.sha256()
     # The include directory's own place is no input: a wheel is installed elsewhere than it was built.
     digest.update("\0".join(flag for flag in _flags() if str(INCLUDE) not in flag).encode())
-    for path in [source, *sorted(source.parent.glob("*.h")), *sorted(INCLUDE.rglob("*.h"))]:
+    for path in [*_own_files(source), *sorted(INCLUDE.rglob("*.h"))]:
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
+    digest.update("".join(map(str, _kernel_folders(source))).encode())
     return digest.hexdigest()
+
+
+def _kernel_folders(source: Path) -> list[Path]:
+    """Where `vmlinux.h` is, for a source that includes it without having it beside itself."""
+    if (source.parent / "vmlinux.h").exists():
+        return []
+    if not any(_VMLINUX.search(path.read_text(errors="replace")) for path in _own_files(source)):
+        return []
+    from bpfleet.loader.headers import vmlinux_folder
+
+    try:
+        return [vmlinux_folder()]
+    except OSError as error:
+        raise CompileError(
+            f"vmlinux.h can't be made: {error.strerror}",
+            where=str(error.filename),
+            remedy="bpftool btf dump file /sys/kernel/btf/vmlinux format c > vmlinux.h, beside the source",
+        ) from None
+
+
+def _own_files(source: Path) -> list[Path]:
+    return [source, *sorted(source.parent.glob("*.h"))]
 
 
 def _compile(source: Path, target: Path, wanted: str) -> None:
@@ -108,7 +132,16 @@ def _compile(source: Path, target: Path, wanted: str) -> None:
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         done = subprocess.run(
-            [clang, *_flags(), f"-I{source.parent}", "-c", str(source), "-o", str(draft)],
+            [
+                clang,
+                *_flags(),
+                f"-I{source.parent}",
+                *(f"-I{folder}" for folder in _kernel_folders(source)),
+                "-c",
+                str(source),
+                "-o",
+                str(draft),
+            ],
             capture_output=True,
             text=True,
             errors="replace",

@@ -49,7 +49,9 @@ class CoreObject:
 
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""
-        return [CompiledMap(m.name, -1, *self._types.layouts_of(m.name)) for m in self._object.maps()]
+        return [
+            CompiledMap(m.name, -1, *self._types.layouts_of(m.name), m.sizes) for m in self._object.maps()
+        ]
 
     def load(self) -> None:
         """Bring maps and programs into the kernel; raises VerifierError with the log's telling lines."""
@@ -76,7 +78,7 @@ class CoreObject:
     def maps(self) -> Sequence[CompiledMap]:
         """Every map that the kernel now has."""
         return [
-            CompiledMap(m.name, m.fd, *self._types.layouts_of(m.name))
+            CompiledMap(m.name, m.fd, *self._types.layouts_of(m.name), m.sizes)
             for m in self._object.maps()
             if m.fd >= 0
         ]

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from bpfleet.loader.btf_dump import KERNEL_BTF, write_kernel_types
 
-__all__ = ["Includes", "header_tree", "includes_of", "installed_headers", "kernel_types"]
+__all__ = ["Includes", "header_tree", "includes_of", "installed_headers", "kernel_types", "vmlinux_folder"]
 
 _CACHE = Path("/var/cache/bpfleet/headers")
 _DUMP_FORMAT = 2
@@ -191,6 +191,34 @@ def kernel_types(cache: Path = _CACHE) -> Path:
     if not (folder / "kernel_types.h").exists():
         _make(folder, cache)
     return (folder / "kernel_types.h").resolve(strict=True)
+
+
+_VMLINUX = """\
+#ifndef __VMLINUX_H__
+#define __VMLINUX_H__
+#ifndef BPF_NO_PRESERVE_ACCESS_INDEX
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+#endif
+#include "kernel_types.h"
+#ifndef BPF_NO_PRESERVE_ACCESS_INDEX
+#pragma clang attribute pop
+#endif
+#endif
+"""
+
+
+def vmlinux_folder(cache: Path = _CACHE) -> Path:
+    """A folder with the `vmlinux.h` of the running kernel, as `bpftool btf dump` would write it.
+
+    Raises as `kernel_types` does.
+    """
+    folder = kernel_types(cache).parent
+    made = folder / "vmlinux.h"
+    if not made.exists():
+        draft = folder / f".vmlinux.h.{os.getpid()}"
+        draft.write_text(_VMLINUX)
+        draft.rename(made)
+    return folder
 
 
 def _make(folder: Path, cache: Path) -> None:

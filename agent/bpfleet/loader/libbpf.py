@@ -30,6 +30,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_map__fd": (_int, _pointer),
     "bpf_map__is_internal": (ctypes.c_bool, _pointer),
     "bpf_map__initial_value": (_pointer, _pointer, ctypes.POINTER(_size)),
+    "bpf_map__key_size": (ctypes.c_uint32, _pointer),
+    "bpf_map__value_size": (ctypes.c_uint32, _pointer),
     "bpf_map__set_type": (_int, _pointer, _int),
     "bpf_map__set_key_size": (_int, _pointer, ctypes.c_uint32),
     "bpf_map__set_value_size": (_int, _pointer, ctypes.c_uint32),
@@ -116,6 +118,11 @@ class MapHandle:
         """The map's fd once the object is loaded; negative for one that was not made."""
         fd: int = library().bpf_map__fd(self.handle)
         return fd
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of a key and of a value."""
+        return library().bpf_map__key_size(self.handle), library().bpf_map__value_size(self.handle)
 
     def initial_value(self) -> memoryview | None:
         """The bytes of a section of globals before load, to be changed in place."""

@@ -26,15 +26,25 @@ def check_schema(
 
 
 def derived_maps(compiled: Mapping[str, CompiledMap]) -> dict[str, tuple[Layout, Layout]]:
-    """Layouts of every map whose types the object tells, for a collector that declares none."""
+    """Layouts of every map, for a collector that declares none: by its types, else by its sizes."""
     found = {}
     for name, one in compiled.items():
-        if one.key is None or one.value is None or name.endswith(FAILED_INSERTS):
+        if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
             continue
-        leaves = tuple(leaf for leaf in one.value.leaves if not leaf.name.endswith(FAILED_INSERTS))
-        if leaves and not name.startswith((".rodata", ".kconfig")):
-            found[name] = one.key, Layout(one.value.size, leaves)
+        key = one.key or _by_size(one.sizes[0])
+        value = one.value or _by_size(one.sizes[1])
+        leaves = tuple(leaf for leaf in value.leaves if not leaf.name.endswith(FAILED_INSERTS))
+        if leaves and (key.size or one.key is not None):
+            found[name] = key, Layout(value.size, leaves)
     return found
+
+
+def _by_size(size: int) -> Layout:
+    """A number where it may be one, else bytes; nothing for nothing."""
+    if not size:
+        return Layout(0, ())
+    number = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}.get(size)
+    return Layout(size, (Leaf("", 0, number) if number else Leaf("", 0, "bytes", size),))
 
 
 def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tuple[Layout, Layout]:
