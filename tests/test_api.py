@@ -340,7 +340,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         (
             "worker",
             "bpfleet errors kernel ipc schema layout settings spec protocol"
-            " wire reading config identity plugins checking numpy",
+            " wire reading config identity plugins checking numpy msgspec",
         ),
         ("reading", "errors kernel schema layout wire numpy"),
         # Needs no kernel: an aggregator uses it too.

@@ -33,6 +33,7 @@ from bpfleet.reading.ladder import METHODS
 from bpfleet.schema import Fold, Map, Meaning
 from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
 from bpfleet.spec import Collector
+from bpfleet.worker.file_collectors import file_collector
 from distributions import distribution
 
 ROOT = Path(__file__).parent.parent
@@ -172,8 +173,7 @@ def configurations(page: Path) -> list[str]:
     return [
         one.text
         for one in blocks(page)
-        if (one.language == "toml" or (one.language == "" and shown.match(one.text)))
-        and "[project" not in one.text
+        if (one.language == "toml" or (one.language == "" and shown.match(one.text))) and not one.title
     ]
 
 
@@ -187,7 +187,18 @@ def test_every_configuration_shown_is_right(page: Path) -> None:
 
 
 def test_configurations_are_found_where_they_are() -> None:
-    assert [page.name for page in PAGES if configurations(page)] >= ["configuration.md", "sinks.md"]
+    assert {page.name for page in PAGES if configurations(page)} >= {"configuration.md", "sinks.md"}
+
+
+def test_the_words_shown_beside_a_program_are_right(tmp_path: Path) -> None:
+    (shown,) = [one for one in blocks(DOCS / "programs.md") if one.title == "NAME.toml"]
+    (tmp_path / "x.toml").write_text(shown.text)
+    spec = file_collector(tmp_path / "x.bpf.c")
+    assert spec.words["execs"].fields["value"].name == "started"
+    assert [str(place) for place in spec.attach] == ["xdp/eth0"]
+    written = (DOCS / "programs.md").read_text()
+    for name in (*tomllib.loads(shown.text), "before_snapshot", "attach_all"):
+        assert f"`{name}`" in written or f"`{name}." in written
 
 
 # ---- commands

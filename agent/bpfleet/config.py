@@ -44,6 +44,8 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     """How long sinks may take to deliver what waits when the agent ends."""
     frame_size: Size = Size(1 << 20)
     """Larger snapshots are sent in parts of about this size."""
+    programs: str | None = None
+    """A folder of `NAME.bpf.o` and `NAME.bpf.c` files, each a collector (docs/programs.md)."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     """Labels of this host, in every status record."""
     host_labels: tuple[str, ...] = ()
@@ -60,6 +62,12 @@ class Config:
     sinks: Mapping[str, dict[str, Any]]
     from_command_line: Collection[str] = ()
     """Collectors that no table names."""
+    only: Collection[str] | None = None
+    """The collectors that run; None: all that tables and the folder of programs name."""
+
+    def runs(self, name: str) -> bool:
+        """Whether a collector of this name is among those wanted."""
+        return self.only is None or name in self.only
 
 
 def read(path: Path | None) -> tuple[str, str]:

@@ -27,6 +27,7 @@ __all__ = [
     "map_info",
     "next_key",
     "possible_cpus",
+    "run_iterator",
     "run_program",
     "update",
 ]
@@ -39,6 +40,7 @@ _syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_lon
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 15, 24, 28
+_ITER_CREATE = 33
 
 MAP_TYPES = tuple(
     """
@@ -116,6 +118,17 @@ def run_program(fd: int) -> int:
     bpf_call(_PROG_TEST_RUN, attributes)
     result: int = struct.unpack_from("=I", attributes.raw, 4)[0]
     return result
+
+
+def run_iterator(link: int) -> None:
+    """Run an attached `SEC("iter/…")` program over all its objects once; what it prints is thrown away."""
+    iterator = bpf_call(_ITER_CREATE, _attributes("=II", link, 0))
+    try:
+        # Each read goes on until the program has printed a buffer full, or the objects are at their end.
+        while os.read(iterator, 1 << 16):
+            pass
+    finally:
+        os.close(iterator)
 
 
 def link_create(program: int, target: int, attach_type: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bpfleet.layout import Layout
-from bpfleet.schema import Map
+from bpfleet.schema import Map, MapWords
 
 __all__ = ["Failed", "Grow", "Load", "Loaded", "LoadedMap", "LoadedProgram", "Seal", "plain", "typed"]
 
@@ -30,6 +30,7 @@ class Load(Message, kw_only=True, tag="load"):
     kind: str
     source: str
     maps: tuple[Map, ...] = ()
+    words: dict[str, MapWords] = msgspec.field(default_factory=dict)
     attach: tuple[tuple[str, str, str, str, int], ...] = ()
     """The fields of `bpfleet.spec.Attach`."""
     attach_all: bool = True
@@ -107,6 +108,8 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     programs: tuple[LoadedProgram, ...]
     links: tuple[int, ...]
     before_snapshot_fd: int | None = None
+    iterators: tuple[int, ...] = ()
+    """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

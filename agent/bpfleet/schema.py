@@ -5,7 +5,9 @@ Plain data; needs no kernel. How the bytes lie is `bpfleet.layout`'s.
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,8 +15,10 @@ from bpfleet.errors import ConfigError
 
 __all__ = [
     "Field",
+    "FieldWords",
     "Fold",
     "Map",
+    "MapWords",
     "Meaning",
     "counter",
     "gauge",
@@ -207,3 +211,26 @@ def struct(name: str, *fields: Field, help: str = "") -> Field:
 def padding(size: int, name: str = "pad") -> Field:
     """`size` bytes that say nothing, where the C struct names its padding."""
     return Field(name, f"bytes[{size}]", Meaning.PADDING)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldWords:
+    """What is said of a field whose type the object tells; what is left out stays as the object has it."""
+
+    name: str = ""
+    """Another name, for a column that C gives none (a map of plain numbers)."""
+    meaning: Meaning | None = None
+    unit: str = ""
+    help: str = ""
+    fold: Fold | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MapWords:
+    """What is said of a map whose schema is derived from the object."""
+
+    help: str = ""
+    read: bool = True
+    """False: the map is the program's own, and not read."""
+    fields: Mapping[str, FieldWords] = dataclasses.field(default_factory=dict)
+    """By the field's name; `key` and `value` where C has none."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpfleet.errors import ConfigError
-from bpfleet.schema import Map
+from bpfleet.schema import Map, MapWords
 from bpfleet.settings import CollectorSettings, SinkSettings
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class Attach:
 class Collector:
     """A named unit of telemetry: one program, the schema of its maps, its defaults.
 
-    Without `maps` the schema is derived from the object's types. Without `attach` every program
+    Without `maps` the schema is derived from the object's types; `words` says of such maps what types can't:
+    meanings, units, help. Without `attach` every program
     goes where its section's name (or bcc's own macro) says. `knobs` turns settings into the
     source's `const volatile` variables (bcc: `-D` macros). `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
@@ -95,6 +96,7 @@ class Collector:
     knobs: Callable[[Any], Mapping[str, int]] | None = None
     before_snapshot: str | None = None
     attach_all: bool = True
+    words: Mapping[str, MapWords] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

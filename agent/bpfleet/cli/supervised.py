@@ -13,6 +13,7 @@ import click
 from bpfleet import config
 from bpfleet.errors import ConfigError
 from bpfleet.settings import Duration
+from bpfleet.worker.file_collectors import words_file
 
 __all__ = ["become_supervisor", "config_option", "duration", "try_out"]
 
@@ -43,7 +44,7 @@ def become_supervisor(path: Path | None, options: dict[str, Any]) -> NoReturn:
     """
     text, name = config.read(path)
     parsed = config.parse(text, name)
-    if not parsed.collectors and not options.get("collectors"):
+    if not (parsed.collectors or parsed.agent.programs or options.get("collectors")):
         raise ConfigError(
             "the configuration enables no collector",
             where=name,
@@ -58,11 +59,20 @@ def become_supervisor(path: Path | None, options: dict[str, Any]) -> NoReturn:
         "state": parsed.agent.state,
         "drain": parsed.agent.drain + 2.0,
         "options": options,
+        "reads": _read_by_worker(parsed, options),
     }
     # -P: nothing is imported from the current directory, which may be anyone's.
     arguments = [sys.executable, "-P", "-m", "bpfleet.supervisor", json.dumps(boot)]
     sys.stdout.flush()
     os.execv(sys.executable, arguments)
+
+
+def _read_by_worker(parsed: config.Config, options: dict[str, Any]) -> list[str]:
+    """What the worker reads of files that are collectors; it may lie where only root can go."""
+    named = [name for name in (*parsed.collectors, *(options.get("collectors") or ())) if "/" in name]
+    beside = [words_file(Path(name)) for name in named]
+    folder = [parsed.agent.programs] if parsed.agent.programs else []
+    return [*folder, *(str(path) for path in beside if path.exists())]
 
 
 def try_out(path: Path | None, what: str, form: str) -> int:

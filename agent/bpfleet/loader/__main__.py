@@ -72,12 +72,13 @@ def load(request: Load, fds: _Fds) -> Loaded:
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
         for one in attached
     )
-    links = tuple(fds.add(link) for one in attached for link in one.links)
+    links = {one.name: tuple(fds.add(link) for link in one.links) for one in attached}
     return Loaded(
         collector=request.collector,
         maps=maps,
         programs=programs,
-        links=links,
+        links=tuple(index for there in links.values() for index in there),
+        iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
     )
 
@@ -128,7 +129,7 @@ _BACKENDS: dict[str, Callable[[Load], _Opened]] = {"core": _open_core, "bcc": _o
 def _layouts(request: Load, compiled: Mapping[str, CompiledMap]) -> dict[str, tuple[Layout, Layout]]:
     if request.maps:
         return check_schema(request.collector, request.maps, compiled)
-    return derived_maps(compiled)
+    return derived_maps(request.collector, compiled, request.words)
 
 
 def _attach_list(request: Load) -> list[Attach]:
@@ -146,7 +147,7 @@ def _describe(
     info = kernel.map_info(one.fd)
     described = LoadedMap(
         name=one.name,
-        help=next((spec.help for spec in request.maps if spec.name == one.name), ""),
+        help=_help(request, one.name),
         type=info.type,
         key_size=info.key_size,
         value_size=info.value_size,
@@ -166,6 +167,12 @@ def _describe(
             described.walk_refused = str(error)
     _find_failed_inserts(described, compiled, fds)
     return described
+
+
+def _help(request: Load, name: str) -> str:
+    if name in request.words:
+        return request.words[name].help
+    return next((spec.help for spec in request.maps if spec.name == name), "")
 
 
 def _take_walker(described: LoadedMap, walker: Walker, fds: _Fds) -> None:

@@ -46,6 +46,8 @@ class AttachedProgram:
     links: tuple[int, ...]
     error: str = ""
     """Why it is attached nowhere, where it should be."""
+    iterates: bool = False
+    """Whether attaching it only makes it ready: it runs when its link is read."""
 
 
 class Backend(Protocol):

@@ -126,4 +126,9 @@ class CoreObject:
             )
         except AttachError as error:
             return replace(nowhere, error=str(error)), error
-        return replace(nowhere, attached=", ".join(map(str, places)) or section, links=links), None
+        return replace(
+            nowhere,
+            attached=", ".join(map(str, places)) or section,
+            links=links,
+            iterates=section.startswith("iter"),
+        ), None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 
 from bpfleet.errors import SchemaMismatch
 from bpfleet.layout import Layout, Leaf, declared, differences, table
 from bpfleet.loader.backend import CompiledMap
-from bpfleet.schema import Map
+from bpfleet.schema import FieldWords, Fold, Map, MapWords, Meaning
 
 __all__ = ["FAILED_INSERTS", "check_schema", "derived_maps"]
 
@@ -25,18 +26,71 @@ def check_schema(
     return {spec.name: _check(collector, spec, compiled) for spec in maps}
 
 
-def derived_maps(compiled: Mapping[str, CompiledMap]) -> dict[str, tuple[Layout, Layout]]:
-    """Layouts of every map, for a collector that declares none: by its types, else by its sizes."""
+def derived_maps(
+    collector: str, compiled: Mapping[str, CompiledMap], words: Mapping[str, MapWords]
+) -> dict[str, tuple[Layout, Layout]]:
+    """Layouts of every map, for a collector that declares none: by its types, else by its sizes.
+
+    Numbers of CPUs are summed where nothing else is said. Raises SchemaMismatch where `words` speak of a map
+    or field that is not there.
+    """
     found = {}
     for name, one in compiled.items():
         if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
             continue
         key = one.key or _by_size(one.sizes[0])
         value = one.value or _by_size(one.sizes[1])
-        leaves = tuple(leaf for leaf in value.leaves if not leaf.name.endswith(FAILED_INSERTS))
+        leaves = tuple(_summed(leaf) for leaf in value.leaves if not leaf.name.endswith(FAILED_INSERTS))
         if leaves and (key.size or one.key is not None):
             found[name] = key, Layout(value.size, leaves)
+    for name, said in words.items():
+        if name not in compiled:
+            raise _nothing_of(collector, "map", name, compiled)
+        if not said.read:
+            found.pop(name, None)
+        elif name in found:
+            found[name] = _told(f"{collector}, map {name!r}", *found[name], said)
     return found
+
+
+def _summed(leaf: Leaf) -> Leaf:
+    number = leaf.meaning is Meaning.GAUGE and leaf.base[0] in "us"
+    return replace(leaf, fold=Fold.SUM) if number else leaf
+
+
+def _told(where: str, key: Layout, value: Layout, words: MapWords) -> tuple[Layout, Layout]:
+    names = [leaf.name or part for part, side in (("key", key), ("value", value)) for leaf in side.leaves]
+    for name in words.fields:
+        if name not in names:
+            raise _nothing_of(where, "field", name, names)
+
+    def told(part: str, layout: Layout) -> Layout:
+        leaves = (_worded(leaf, words.fields.get(leaf.name or part)) for leaf in layout.leaves)
+        return Layout(layout.size, tuple(leaves))
+
+    return told("key", key), told("value", value)
+
+
+def _worded(leaf: Leaf, words: FieldWords | None) -> Leaf:
+    if words is None:
+        return leaf
+    return replace(
+        leaf,
+        name=words.name or leaf.name,
+        meaning=words.meaning or leaf.meaning,
+        unit=words.unit,
+        help=words.help,
+        fold=words.fold or leaf.fold,
+    )
+
+
+def _nothing_of(where: str, what: str, name: str, known: Iterable[str]) -> SchemaMismatch:
+    close = get_close_matches(name, list(known), 1)
+    return SchemaMismatch(
+        f"there is no {what} {name!r} in the object",
+        where=f"words for collector {where}",
+        remedy=(f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(known) or 'none'}",
+    )
 
 
 def _by_size(size: int) -> Layout:

@@ -42,6 +42,8 @@ class Boot:
     state: str
     options: dict[str, Any]
     """For the worker: mode, duration, collectors, …"""
+    reads: tuple[str, ...] = ()
+    """What the worker must be able to read besides the code."""
     drain: float = 10.0
     """Seconds that the worker may take to end."""
 
@@ -100,7 +102,7 @@ class Supervisor:
         self.sealed = False
         self.started = time.monotonic()
         self.config = self._read_config()
-        self.worker = worker = start_worker(self.user, Path(self.boot.state))
+        self.worker = worker = start_worker(self.user, Path(self.boot.state), *map(Path, self.boot.reads))
         message = {
             "op": "start",
             "config_path": self.boot.config or "built-in default",

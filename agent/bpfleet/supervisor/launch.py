@@ -42,8 +42,8 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
 
-def start_worker(user: User, state: Path) -> Child:
-    """The worker, without privileges; it can reach the code and the state directory.
+def start_worker(user: User, *reached: Path) -> Child:
+    """The worker, without privileges; it can reach the code, and the paths `reached`: its state, for one.
 
     Raises PrivilegeError where its user may not read the code.
     """
@@ -53,7 +53,7 @@ def start_worker(user: User, state: Path) -> Child:
             where=str(folder),
             remedy=f"chmod go+rx {folder}",
         )
-    behind = barred(needed_paths(state), user)
+    behind = barred(needed_paths(*reached), user)
 
     def give_up_privileges() -> None:
         open_the_way(behind)

@@ -191,11 +191,13 @@ def _configuration(start: dict[str, Any]) -> Config:
     options = start["options"]
     if options["mode"] != "once":
         return config
-    named: Sequence[str] = options["collectors"] or list(config.collectors)
+    wanted: Sequence[str] = options["collectors"]
+    named = wanted or list(config.collectors)
     return replace(
         config,
         collectors={name: dict(config.collectors.get(name, {})) | {"enabled": True} for name in named},
         from_command_line=[name for name in named if name not in config.collectors],
+        only=wanted or None,
         sinks={"stdout": {"format": options["format"]}},
     )
 

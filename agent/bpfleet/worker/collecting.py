@@ -72,6 +72,7 @@ class RunningCollector:
     programs: list[dict[str, str]]
     generation: int
     before_snapshot: int | None
+    iterators: list[int]
     fds: list[int]
     state: State = State.RUNNING
     error: BpfleetError | None = None
@@ -100,6 +101,7 @@ class RunningCollector:
             programs=[_program(one) for one in loaded.programs],
             generation=loaded.generation,
             before_snapshot=None if before is None else fds[before],
+            iterators=[fds[index] for index in loaded.iterators],
             fds=fds,
         )
 
@@ -180,6 +182,7 @@ def load_request(
         kind=spec.program.kind,
         source=os.fspath(spec.program.source),
         maps=spec.maps,
+        words=dict(spec.words),
         attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency) for a in spec.attach),
         attach_all=spec.attach_all,
         knobs=_knobs(spec, settings),

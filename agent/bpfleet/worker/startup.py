@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import select
 import socket
 from collections.abc import Iterable, Iterator
@@ -18,10 +17,11 @@ from bpfleet.ipc import Channel, close_all
 from bpfleet.plugins import Plugins, State, state_of
 from bpfleet.protocol import Loaded, Seal, plain, typed
 from bpfleet.settings import CollectorSettings, SinkSettings, convert
-from bpfleet.spec import Collector, Sink, SinkContext, SinkType, core
+from bpfleet.spec import Collector, Sink, SinkContext, SinkType
 from bpfleet.wire import Origin
 from bpfleet.worker.collecting import RunningCollector, load_request
 from bpfleet.worker.delivery import Delivery
+from bpfleet.worker.file_collectors import file_collector, files_in
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.status import Absent
 
@@ -115,19 +115,33 @@ class Startup:
         return labels | self.config.agent.labels
 
     def _specs(self) -> Iterator[tuple[Collector, CollectorSettings]]:
-        for name, table in self.config.collectors.items():
+        files = self._files()
+        for name, table in {**{name: {} for name in files}, **self.config.collectors}.items():
             where = self._place("collectors", name)
             if table.get("enabled") is False:
                 # A table that is switched off needs no plugin.
                 self.absent.append(Absent(name, "collector", State.DISABLED))
                 continue
             try:
-                spec = _file_collector(name) if "/" in name else self.plugins.collector(name)
+                path = files.get(name) or (Path(name) if "/" in name else None)
+                spec = file_collector(path) if path else self.plugins.collector(name)
                 settings = convert(table, spec.settings, where=where)
             except BpfleetError as error:
                 self._can_not(name, "collector", _placed(error, where))
                 continue
             yield spec, settings
+
+    def _files(self) -> dict[str, Path]:
+        """The collectors of the configuration's folder; with `once NAME`, those named."""
+        folder = self.config.agent.programs
+        if folder is None:
+            return {}
+        try:
+            found = files_in(Path(folder))
+        except BpfleetError as error:
+            self._can_not("programs", "collector", error)
+            return {}
+        return {name: path for name, path in found.items() if self.config.runs(name)}
 
     def _sinks(self) -> Iterator[tuple[str, SinkType, SinkSettings]]:
         for name, table in self.config.sinks.items():
@@ -220,12 +234,4 @@ def _twice(name: str) -> ConfigError:
         f"two collectors are named {name!r}",
         where=f"[collectors.{name}]",
         remedy="a collector made of a file is named after it: rename the file",
-    )
-
-
-def _file_collector(path: str) -> Collector:
-    """A collector without Python: the schema is derived from the object's types."""
-    stem = re.sub(r"[^a-z0-9_-]", "_", Path(path).name.partition(".")[0].lower())
-    return Collector(
-        name=stem, version="", help=f"maps of {path}", program=core(Path(path)), attach_all=False
     )

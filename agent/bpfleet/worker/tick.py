@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from bpfleet.kernel import boottime_ns, run_program
+from bpfleet.kernel import boottime_ns, run_iterator, run_program
 from bpfleet.wire import Frame, Origin, Snapshot, encode_snapshot
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.ledger import Ledger
@@ -34,6 +34,8 @@ def tick(
     """Take one snapshot of each of the collector's maps; raises OSError where the kernel refuses a read."""
     if collector.before_snapshot is not None:
         run_program(collector.before_snapshot)
+    for link in collector.iterators:
+        run_iterator(link)
 
     for one in collector.maps:
         t0 = boottime_ns()

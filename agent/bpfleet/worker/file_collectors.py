@@ -1,0 +1,134 @@
+"""Collectors that are files: `NAME.bpf.o` or `NAME.bpf.c`, with what `NAME.toml` beside it says of them.
+
+The program is one for any libbpf loader, unchanged; the schema comes from its types.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from bpfleet.errors import ConfigError
+from bpfleet.schema import FieldWords, Fold, MapWords, Meaning
+from bpfleet.settings import Settings, convert
+from bpfleet.spec import Attach, Collector, core
+
+__all__ = ["file_collector", "files_in", "words_file"]
+
+_ENDINGS = (".bpf.o", ".bpf.c")
+
+
+class _Field(Settings, frozen=True, kw_only=True):
+    meaning: Meaning | None = None
+    unit: str = ""
+    help: str = ""
+    fold: Fold | None = None
+    name: str = ""
+
+
+class _Map(Settings, frozen=True, kw_only=True):
+    help: str = ""
+    read: bool = True
+    fields: dict[str, _Field] = msgspec.field(default_factory=dict)
+
+
+class _Attach(Settings, frozen=True, kw_only=True):
+    program: str
+    kind: str
+    target: str = ""
+    symbol: str = ""
+    frequency: int = 0
+
+
+class _File(Settings, frozen=True, kw_only=True):
+    help: str = ""
+    version: str = ""
+    attach_all: bool = False
+    before_snapshot: str | None = None
+    knobs: dict[str, int] = msgspec.field(default_factory=dict)
+    attach: tuple[_Attach, ...] = ()
+    maps: dict[str, _Map] = msgspec.field(default_factory=dict)
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Collectors' names → files of a folder; a `.bpf.o` goes before a `.bpf.c` of its name.
+
+    Raises ConfigError where the folder can't be read.
+    """
+    try:
+        files = sorted(folder.iterdir(), reverse=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder of programs can't be read: {error.strerror}",
+            where=f"[agent] programs = {str(folder)!r}",
+            remedy="name a folder that the agent's user can read",
+        ) from None
+    # Sorted backwards .bpf.o comes before .bpf.c, so the first of a name stays.
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.name.endswith(_ENDINGS):
+            found.setdefault(_name(path), path)
+    return dict(sorted(found.items()))
+
+
+def words_file(program: Path) -> Path:
+    """Where words for `NAME.bpf.c` or `NAME.bpf.o` would stand."""
+    name = program.name
+    for ending in _ENDINGS:
+        name = name.removesuffix(ending)
+    return program.with_name(f"{name}.toml")
+
+
+def file_collector(path: Path) -> Collector:
+    """The spec of a file; raises ConfigError where what stands beside it is wrong."""
+    said = _read(words_file(path))
+    return Collector(
+        name=_name(path),
+        version=said.version,
+        help=said.help or f"maps of {path}",
+        program=core(path),
+        attach=tuple(Attach(*msgspec.structs.astuple(one)) for one in said.attach),
+        attach_all=said.attach_all,
+        before_snapshot=said.before_snapshot,
+        knobs=(lambda settings: said.knobs) if said.knobs else None,
+        words=_words(said.maps),
+    )
+
+
+def _name(path: Path) -> str:
+    stem = re.sub(r"[^a-z0-9_-]", "_", path.name.partition(".")[0].lower())
+    return stem if stem[:1].isalpha() else f"file_{stem}"
+
+
+def _read(path: Path) -> _File:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return _File()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"it can't be read: {error}", where=str(path), remedy="make it readable for the agent's user"
+        ) from None
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=str(path), remedy="mend the line named") from None
+    return convert(tables, _File, where=f"{path}: ")
+
+
+def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
+    return {
+        name: MapWords(
+            one.help,
+            one.read,
+            {
+                field: FieldWords(said.name, said.meaning, said.unit, said.help, said.fold)
+                for field, said in one.fields.items()
+            },
+        )
+        for name, one in maps.items()
+    }
