@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 
 __all__ = [
+    "F_LOCK",
     "MAP_TYPES",
     "MapInfo",
     "batch",
@@ -22,6 +23,7 @@ __all__ = [
     "bpf_call",
     "create_map",
     "delete",
+    "is_locked",
     "link_create",
     "lookup",
     "map_info",
@@ -41,6 +43,9 @@ _syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_lon
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 15, 24, 28
 _ITER_CREATE = 33
+
+F_LOCK = 4
+"""Flag of lookups and updates: under the value's own lock."""
 
 MAP_TYPES = tuple(
     """
@@ -95,7 +100,7 @@ class MapInfo:
     @property
     def per_cpu(self) -> bool:
         """Whether each CPU has a value of its own."""
-        return self.type in (5, 6, 10)
+        return self.type in (5, 6, 10, 21)
 
 
 def create_map(kind: int, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
@@ -147,6 +152,20 @@ def lookup(fd: int, key: int, value: int, flags: int = 0) -> bool:
     return True
 
 
+def is_locked(fd: int, info: MapInfo) -> bool:
+    """Whether the map's values hold a `bpf_spin_lock`: other maps refuse a locked lookup, of any key."""
+    if info.per_cpu:  # no locks there, and a value for each CPU
+        return False
+    key, value = (ctypes.create_string_buffer(size) for size in (info.key_size, info.value_size))
+    try:
+        lookup(fd, ctypes.addressof(key), ctypes.addressof(value), F_LOCK)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
 def update(fd: int, key: int, value: int, flags: int = 0) -> None:
     """Set the value of the key at address `key` to what is at address `value`."""
     bpf_call(_MAP_UPDATE_ELEM, _attributes("=I4xQQQ", fd, key, value, flags))
@@ -168,13 +187,15 @@ def next_key(fd: int, key: int, following: int) -> bool:
     return True
 
 
-def batch(fd: int, cursor: int, following: int, keys: int, values: int, count: int) -> tuple[int, int]:
+def batch(
+    fd: int, cursor: int, following: int, keys: int, values: int, count: int, flags: int = 0
+) -> tuple[int, int]:
     """Look up to `count` entries up from the cursor at address `cursor` (0: from the start).
 
     Returns (entries copied, errno): 0 where there is more, ENOENT at the end, ENOSPC where `count` is
     smaller than what one bucket holds (nothing was copied then).
     """
-    attributes = _attributes("=QQQQIIQQ", cursor, following, keys, values, count, fd, 0, 0)
+    attributes = _attributes("=QQQQIIQQ", cursor, following, keys, values, count, fd, flags, 0)
     try:
         bpf_call(_MAP_LOOKUP_BATCH, attributes)
         code = 0

@@ -93,7 +93,19 @@ def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> Lo
 
 
 _Opened = tuple[Backend, Mapping[str, CompiledMap], dict[str, tuple[Layout, Layout]]]
-_READABLE = {"hash", "lru_hash", "array", "percpu_hash", "lru_percpu_hash", "percpu_array"}
+_READABLE = frozenset(
+    [
+        "hash",
+        "lru_hash",
+        "array",
+        "percpu_hash",
+        "lru_percpu_hash",
+        "percpu_array",
+        "lpm_trie",
+        "cgroup_storage",
+        "percpu_cgroup_storage",
+    ]
+)
 
 
 def _open_core(request: Load) -> _Opened:

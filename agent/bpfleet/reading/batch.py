@@ -24,8 +24,10 @@ class Batch:
 
     method = "batch"
 
-    def __init__(self, fd: int, info: kernel.MapInfo, key: Layout, value: Layout, *, most_bytes: int) -> None:
-        self._fd, self._key, self._value = fd, key, value
+    def __init__(
+        self, fd: int, info: kernel.MapInfo, key: Layout, value: Layout, *, most_bytes: int, flags: int = 0
+    ) -> None:
+        self._fd, self._key, self._value, self._flags = fd, key, value, flags
         self._key_size = info.key_size
         self._cpus = kernel.possible_cpus() if info.per_cpu else 1
         # The kernel pads each CPU's value to 8 bytes, and does not pad where there is but one.
@@ -68,6 +70,7 @@ class Batch:
                 self._keys.ctypes.data + rows * self._key_size,
                 self._values.ctypes.data + rows * self._value_size,
                 count,
+                self._flags,
             )
             if code == errno.ENOSPC:
                 # A bucket holds more than there is room for; the cursor has not moved.

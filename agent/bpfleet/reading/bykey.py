@@ -21,8 +21,8 @@ class ByKey:
 
     method = "key"
 
-    def __init__(self, fd: int, info: kernel.MapInfo, key: Layout, value: Layout) -> None:
-        self._fd, self._info, self._key, self._value = fd, info, key, value
+    def __init__(self, fd: int, info: kernel.MapInfo, key: Layout, value: Layout, *, flags: int = 0) -> None:
+        self._fd, self._info, self._key, self._value, self._flags = fd, info, key, value, flags
         self._cpus = kernel.possible_cpus() if info.per_cpu else 1
         self._cpu_stride = -(-info.value_size // 8) * 8 if info.per_cpu else info.value_size
 
@@ -41,7 +41,7 @@ class ByKey:
             here, following = following, here
             key = here.tobytes()
             if key not in found:
-                if kernel.lookup(self._fd, here.ctypes.data, value.ctypes.data):
+                if kernel.lookup(self._fd, here.ctypes.data, value.ctypes.data, self._flags):
                     found[key] = value.tobytes()
                     order.append(key)
             else:

@@ -41,4 +41,6 @@ def views(buffer: Bytes, start: int, stride: int, rows: int, layout: Layout) -> 
             yield np.ndarray((rows,), dtype, buffer, at, (stride,))
         else:
             dtype = column_dtype(leaf.base, None)
-            yield np.ndarray((rows, leaf.count), dtype, buffer, at, (stride, dtype.itemsize))
+            # numpy checks the inner stride against the buffer, even for no rows and a buffer of no bytes.
+            shape, strides = (rows, leaf.count), (stride, dtype.itemsize)
+            yield np.ndarray(shape, dtype, buffer, at, strides) if rows else np.empty(shape, dtype)

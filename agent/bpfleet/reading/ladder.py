@@ -23,6 +23,7 @@ __all__ = ["METHODS", "MapReader", "WalkFds"]
 
 METHODS = ("mmap", "walk", "batch", "key")
 _MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
+# The batches of others forget where they were when an entry goes; by key, repeats are told.
 _BATCH_TYPES = {"hash", "lru_hash", "array", "percpu_hash", "lru_percpu_hash", "percpu_array"}
 
 
@@ -60,6 +61,7 @@ class MapReader:
         self.info = kernel.map_info(fd)
         self._fd, self._key, self._value = fd, key, value
         self._walk_limit, self._most_bytes = walk_limit, most_bytes
+        self._flags = kernel.F_LOCK if kernel.is_locked(fd, self.info) else 0
         self.why_not: dict[str, str] = {}
         self.wanted_rows = 0
         """Rows that a new row buffer should have room for; 0 where the present one will do."""
@@ -116,16 +118,26 @@ class MapReader:
         return self._batch.read()
 
     def _new_batch(self) -> Batch:
-        return Batch(self._fd, self.info, self._key, self._value, most_bytes=self._most_bytes)
+        return Batch(
+            self._fd,
+            self.info,
+            self._key,
+            self._value,
+            most_bytes=self._most_bytes,
+            flags=self._flags,
+        )
 
     def _choose(self, allowed: Sequence[str], walk: WalkFds | None) -> _Method:
         makers: dict[str, Callable[[], _Method | None]] = {
             "mmap": self._try_mmap,
             "walk": lambda: self._try_walk(walk),
             "batch": self._try_batch,
-            "key": lambda: ByKey(self._fd, self.info, self._key, self._value),
+            "key": lambda: ByKey(self._fd, self.info, self._key, self._value, flags=self._flags),
         }
         for method in METHODS:
+            if self._flags and method in ("mmap", "walk"):
+                self.why_not[method] = "the values have a lock, under which only a lookup reads them"
+                continue
             if method not in allowed:
                 self.why_not[method] = "not allowed by the settings"
                 continue
@@ -159,7 +171,7 @@ class MapReader:
 
     def _try_batch(self) -> _Method | None:
         if self.info.type_name not in _BATCH_TYPES:
-            self.why_not["batch"] = f"maps of type {self.info.type_name} have no batch lookups here"
+            self.why_not["batch"] = f"maps of type {self.info.type_name} are read by key"
             return None
         batch = self._new_batch()
         batch.read()
