@@ -44,6 +44,7 @@ EXPORTED = [
     "Sink",
     "SinkContext",
     "SinkError",
+    "SinkFull",
     "SinkGone",
     "SinkSettings",
     "SinkType",
