@@ -1,8 +1,7 @@
-"""The spool: what is taken stays until it is confirmed, in order, under numbers that are never given twice."""
+"""The spool: what is taken stays until it is confirmed, in order, its numbers are never given twice."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,13 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from bpfleet import Frame
 from bpfleet.wire import Gap, Origin, encode_gap, encode_status
-from bpfleet_plugins.sinks.spool import Spool
 from sample_records import AGENT, COUNTS_FRAME, ORIGIN, frame, gap, large_frame, status, with_schemas
 from spools import gaps, items, on_disk, open_spool, records, seqs, told
 

@@ -1,4 +1,4 @@
-"""A disk that is full, for real: what is spooled is delivered and deleted, and all heals once there is room."""
+"""A disk that is full, for real: what is spooled is delivered and deleted, and room heals all of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bpfleet import SinkError, SinkFull
+from bpfleet_plugins.sinks.spool import Spool
 from sample_records import frame, large_frame
 from spools import gaps, items, open_spool, seqs
 
@@ -41,21 +42,24 @@ def fill_up(disk: Path) -> Path:
     return hog
 
 
-def take_until_full(disk: Path, spool: object) -> int:
+def take_until_full(spool: Spool, first: int = 1) -> int:
     """Spool records of 60 kB until it takes no more; the last that it took."""
-    for seq in range(1, 1000):
-        try:
-            spool.take([large_frame(seq, 60)])  # type: ignore[attr-defined]
-        except SinkFull as error:
-            assert "No space left" in str(error) or "full" in str(error)
-            assert "free some space" in error.remedy
-            return seq - 1
-    raise AssertionError("it was never full")
+    seq = first
+
+    def take() -> None:
+        nonlocal seq
+        for seq in range(first, 1000):
+            spool.take([large_frame(seq, 60)])
+
+    with pytest.raises(SinkFull, match=r"No space left|is full") as caught:
+        take()
+    assert "free some space" in caught.value.remedy
+    return seq - 1
 
 
 def test_a_full_disk_is_not_now_and_loses_nothing(disk: Path) -> None:
     spool = open_spool(disk / "spool", size=64 << 20)
-    last = take_until_full(disk, spool)
+    last = take_until_full(spool)
     assert last > 100
     for _ in range(3):
         with pytest.raises(SinkFull):
@@ -71,7 +75,7 @@ def test_a_full_disk_is_not_now_and_loses_nothing(disk: Path) -> None:
 @pytest.mark.parametrize("at_once", [1, 8, 10_000])
 def test_what_is_delivered_is_deleted_on_a_full_disk_and_makes_room(disk: Path, at_once: int) -> None:
     spool = open_spool(disk / "spool", size=64 << 20)
-    last = take_until_full(disk, spool)
+    last = take_until_full(spool)
     fill_up(disk)
     before = [one.seq for one in items(spool)]
     for at in range(0, len(before) - 5, at_once):
@@ -88,9 +92,7 @@ def test_it_heals_by_itself_when_there_is_room_again(disk: Path) -> None:
     spool = open_spool(disk / "spool", size=64 << 20)
     spool.take([large_frame(seq, 60) for seq in range(1, 50)])
     hog = fill_up(disk)
-    with pytest.raises(SinkFull):
-        for seq in range(50, 100):
-            spool.take([large_frame(seq, 60)])
+    take_until_full(spool, 50)
     had = seqs(spool)
     spool.confirmed(20, spool.id)
     hog.unlink()
@@ -134,9 +136,7 @@ def test_a_spool_of_full_size_on_a_full_disk_drops_no_more_than_it_must(disk: Pa
     before = len(seqs(spool))
     hog = fill_up(disk)
     for _ in range(20):
-        with pytest.raises(SinkFull):
-            for seq in range(200, 300):
-                spool.take([large_frame(seq, 60)])
+        take_until_full(spool, 200)
     kept = seqs(spool)
     assert len(kept) > before - 10
     hog.unlink()
