@@ -82,6 +82,7 @@ class Connection:
         """Close; what is sent already has `linger` ms to go."""
         if self._monitor is not None:
             self.socket.disable_monitor()
+            self._monitor.close(linger=0)
             self._monitor = None
         self.socket.close(linger=linger)
 
