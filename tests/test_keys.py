@@ -68,7 +68,14 @@ def test_a_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["", "public", 'public = "x"\nsecret = "y"', f'public = "{PAIR.public}"', "\0\xff", "public = 1\nsecret = 2"],
+    [
+        "",
+        "public",
+        'public = "x"\nsecret = "y"',
+        f'public = "{PAIR.public}"',
+        "\0\xff",
+        "public = 1\nsecret = 2",
+    ],
 )
 def test_a_file_that_holds_no_pair_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.key"

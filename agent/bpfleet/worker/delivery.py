@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from bpfleet.errors import BpfleetError, SinkError, SinkFull, SinkGone
 from bpfleet.kernel import boottime_ns
@@ -267,18 +267,7 @@ class Delivery:
         lost, self._lost = self._lost, []
         seq = self._queue[0].seq if self._queue else self._ledger.next_seq
         return [
-            encode_gap(
-                Gap(
-                    origin=self._origin,
-                    seq=seq,
-                    first=run.first,
-                    last=run.last,
-                    count=run.count,
-                    reason=run.reason,
-                    sink=self.name,
-                    t1=boottime_ns(),
-                )
-            )
+            encode_gap(Gap(origin=self._origin, seq=seq, sink=self.name, t1=boottime_ns(), **asdict(run)))
             for run in lost
         ]
 
