@@ -4,12 +4,21 @@ stated where missing."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 
 from agent_process import Agent
+from aggregator_peer import Peer, Store
+from bpfleet import SinkContext
+from bpfleet.settings import convert
+from bpfleet_plugins.sinks.zmq import ZmqSettings, ZmqSink
+from delivery_scenes import Told
+from sample_records import context
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,3 +40,64 @@ def start_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     yield start
     for agent in started:
         agent.stop()
+
+
+# ---- the zmq sink and its peers
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.db")
+
+
+@pytest.fixture
+def start(store: Store) -> Iterator[Callable[..., Peer]]:
+    """Start a peer of a class; all are stopped at the end."""
+    started: list[Peer] = []
+
+    def start_one(kind: type[Peer] = Peer, endpoint: str = "tcp://127.0.0.1:*", **options: Any) -> Peer:
+        for _ in range(50):
+            try:
+                peer = kind(store, endpoint, **options)
+                break
+            except zmq.ZMQError:  # the port of the peer before may still be closing
+                time.sleep(0.05)
+        started.append(peer)
+        return peer.start()
+
+    yield start_one
+    for peer in started:
+        peer.stop()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def around(tmp_path: Path, told: Told) -> SinkContext:
+    return context(tmp_path / "state", note_state=told.note)
+
+
+@pytest.fixture
+def open_sink(around: SinkContext) -> Iterator[Callable[..., ZmqSink]]:
+    """Open a sink that is quick to give up; all are closed at the end."""
+    opened: list[ZmqSink] = []
+
+    def open_one(*endpoints: str, surroundings: SinkContext = around, **settings: object) -> ZmqSink:
+        quick = {
+            "hello_timeout": "2s",
+            "ack_timeout": "500ms",
+            "backoff": "20ms",
+            "backoff_max": "100ms",
+            "move_after": "100ms",
+        }
+        table = quick | {"endpoints": list(endpoints)} | settings
+        sink = ZmqSink(convert(table, ZmqSettings, where="[sinks.zmq]"), surroundings)
+        opened.append(sink)
+        return sink
+
+    yield open_one
+    for sink in opened:
+        sink.close()

@@ -78,9 +78,9 @@ def _noise(rows: int) -> dict[str, Any]:
     return {"rows": rows, "columns": [numbers.astype("S16"), numbers], "entries": rows, "max_entries": rows}
 
 
-def large_frame(seq: int, kilobytes: int = 64) -> Frame:
+def large_frame(seq: int, kilobytes: int = 64, **changes: Any) -> Frame:
     """A snapshot of about that size whose bytes don't compress well."""
-    return frame(seq, {}, **_noise(kilobytes * 1024 // 24))
+    return frame(seq, {}, **_noise(kilobytes * 1024 // 24), **changes)
 
 
 def gap(seq: int, first: int, last: int) -> Gap:

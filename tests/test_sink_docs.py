@@ -31,7 +31,7 @@ def value(default: str, kind: Any) -> Any:
     """What a default stands for, as written in the table."""
     if default.startswith('`"') and kind in (Duration, Size):
         return kind.parse(default.strip('`"'))
-    return {"`true`": True}.get(default, default.strip('`"'))
+    return {"`true`": True, "`[]`": ()}.get(default, default.strip('`"'))
 
 
 @pytest.mark.parametrize(

@@ -272,9 +272,15 @@ COLLECTOR = record_of(
         "maps": array_of(MAP),
     },
 )
+SPOOL = record_of({}, {**dict.fromkeys(("records", "bytes", "dropped"), u64), "oldest_s": number})
 SINK = record_of(
     {"name": name(), "state": text(64)},
-    {"type": text(), "error": ERROR, **dict.fromkeys(("queued", "queued_bytes", "written", "dropped"), u64)},
+    {
+        "type": text(),
+        "error": ERROR,
+        "spool": SPOOL,
+        **dict.fromkeys(("queued", "queued_bytes", "written", "dropped"), u64),
+    },
 )
 FIELDS["status"] = {
     **ORIGIN,

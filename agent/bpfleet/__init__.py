@@ -11,7 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bpfleet.errors import BpfleetError, ConfigError, SinkError, SinkGone, StoreError, WireError
+    from bpfleet.errors import (
+        BpfleetError,
+        ConfigError,
+        SinkError,
+        SinkFull,
+        SinkGone,
+        StoreError,
+        WireError,
+    )
     from bpfleet.hooks import hookimpl
     from bpfleet.schema import (
         Field,
@@ -34,7 +42,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "errors": ("BpfleetError", "ConfigError", "SinkError", "SinkGone", "StoreError", "WireError"),
+    "errors": (
+        "BpfleetError",
+        "ConfigError",
+        "SinkError",
+        "SinkFull",
+        "SinkGone",
+        "StoreError",
+        "WireError",
+    ),
     "hooks": ("hookimpl",),
     "schema": (
         "Field",
@@ -73,6 +89,7 @@ __all__ = [
     "Sink",
     "SinkContext",
     "SinkError",
+    "SinkFull",
     "SinkGone",
     "SinkSettings",
     "SinkType",

@@ -15,6 +15,7 @@
     ├── ReadError          a map could not be read
     ├── WireError          bytes are not a record of wire format 1
     ├── SinkError          a sink can't take records now; it is tried again
+    │   ├── SinkFull            a sink has no room now; it stays open and delivers what it has
     │   └── SinkGone            a sink will never take records again
     ├── StoreError         an aggregator's store can't do what it is asked now
     └── PrivilegeError     a place or a right is missing for the user in question
@@ -41,6 +42,7 @@ __all__ = [
     "ReadError",
     "SchemaMismatch",
     "SinkError",
+    "SinkFull",
     "SinkGone",
     "StoreError",
     "UnsupportedError",
@@ -147,6 +149,10 @@ class WireError(BpfleetError):
 
 class SinkError(BpfleetError):
     """Raised by a sink that can't take records now; they are kept and tried again."""
+
+
+class SinkFull(SinkError):
+    """Raised by a sink without room for records now; it is not closed, and the records are offered again."""
 
 
 class SinkGone(SinkError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bpfleet.errors import ConfigError
+from bpfleet.errors import BpfleetError, ConfigError
 from bpfleet.schema import Map, MapWords
 from bpfleet.settings import CollectorSettings, SinkSettings
 
@@ -111,8 +111,9 @@ class Sink(Protocol):
     """Takes records. Its methods run in one thread of its own, never concurrently.
 
     Raising `SinkError` means "not now": the same frames are offered again after a pause, to a newly
-    opened sink. Any other exception is a defect of the sink; it is reopened too, and after three
-    failures with the same frames they are given up and told as a gap."""
+    opened sink; after `SinkFull` to this one, which goes on with what it has. Any other exception is a
+    defect of the sink; it is reopened too, and after three failures with the same frames they are given
+    up and told as a gap."""
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Take all of `frames`, in order; return once they are as safe as this sink makes them."""
@@ -136,10 +137,17 @@ class SinkContext:
     """The user that the sink runs as."""
     stopping: Callable[[], bool] = field(default=lambda: False)
     """Whether the agent is shutting down; a sink that waits asks now and then."""
+    time_left: Callable[[], float] = field(default=lambda: float("inf"))
+    """Seconds until an agent that is stopping ends, with its sinks closed or not; inf before that."""
     resumed: bool = False
     """Whether a worker before this one had this sink and died: what it wrote last may be cut off."""
     note_lost: Callable[[Sequence[Frame], str], None] = field(default=lambda frames, reason: None)
     """Tell of frames that this sink gave up, with the reason; a `gap` is made of it."""
+    note_state: Callable[[BpfleetError | None, Mapping[str, float]], None] = field(
+        default=lambda error, spool: None
+    )
+    """Tell, from any thread, how delivery goes behind `write`: what is wrong (None: nothing), and what waits
+    in a spool: `records`, `bytes`, `oldest_s` and `dropped`, for the status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

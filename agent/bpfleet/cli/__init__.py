@@ -24,6 +24,7 @@ _COMMANDS = {
     "doctor": "Look for what this host lacks.",
     "decode": "Print the records of a file as JSON lines.",
     "inspect": "Show what is inside a .bpf.o.",
+    "keys": "Make and show the key pair of this host.",
 }
 
 

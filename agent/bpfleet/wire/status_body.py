@@ -71,8 +71,19 @@ _COLLECTOR: _Members = {
     "programs": _all(_PROGRAM),
     "maps": _all(_MAP),
 }
+_SPOOL: _Members = {
+    **dict.fromkeys(("records", "bytes", "dropped"), Fields.integer),
+    "oldest_s": Fields.number,
+}
+
+
+def _spool(fields: Fields, key: str) -> None:
+    _check(fields.mapping(key), _SPOOL)
+
+
 _SINK: _Members = {
     "type": Fields.text,
+    "spool": _spool,
     "error": _error,
     **dict.fromkeys(("queued", "queued_bytes", "written", "dropped"), Fields.integer),
 }

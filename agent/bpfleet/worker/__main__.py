@@ -174,6 +174,8 @@ class Worker:
         deadline = time.monotonic() + self.config.agent.drain
         left = 0
         for sink in self.sinks:
+            sink.begin_to_stop(deadline)
+        for sink in self.sinks:
             undelivered = sink.stop(deadline)
             left += undelivered
             if undelivered:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-from bpfleet.errors import BpfleetError, SinkError, SinkGone
+from bpfleet.errors import BpfleetError, SinkError, SinkFull, SinkGone
 from bpfleet.kernel import boottime_ns
 from bpfleet.plugins import State
 from bpfleet.spec import Sink
@@ -20,6 +20,7 @@ __all__ = ["Delivery"]
 _BATCH_BYTES = 4 << 20
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 30.0
+_PAUSE_WHEN_FULL = 2.0
 _BLOCKED_AFTER = 10.0
 
 
@@ -55,6 +56,9 @@ class Delivery:
         self.written = self.dropped = 0
         self.gone = False
         """Whether the sink will never take records again."""
+        self.spool: Mapping[str, float] = {}
+        """What waits behind the sink, as the sink says."""
+        self._trouble: BpfleetError | None = None
         self._open_sink, self._limit, self._origin, self._ledger = open_sink, limit, origin, ledger
         self._changed = changed
         self._queue: deque[Frame] = deque()
@@ -98,10 +102,22 @@ class Delivery:
                 if frame.seq:
                     self._note(frame, reason)
 
+    def note_state(self, error: BpfleetError | None, spool: Mapping[str, float]) -> None:
+        """Take what the sink says of its delivery behind `write`."""
+        self.spool = spool
+        told, self._trouble = self._trouble, error
+        if str(told) != str(error):
+            self._became(State.QUARANTINED if error else State.RUNNING, error)
+
     @property
     def stopping(self) -> bool:
         """Whether the agent is shutting down."""
         return self._stopping.is_set()
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until nobody waits for the sink any more; inf before the agent is shutting down."""
+        return max(0.0, self._deadline - time.monotonic())
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -114,12 +130,16 @@ class Delivery:
         busy = time.monotonic() - self._busy_since if self._busy_since else 0.0
         return busy if busy > _BLOCKED_AFTER else 0.0
 
-    def stop(self, deadline: float) -> int:
-        """Deliver what waits until `deadline` (monotonic), then close; returns the records left over."""
+    def begin_to_stop(self, deadline: float) -> None:
+        """Deliver what waits until `deadline` (monotonic), then close; does not wait for it."""
         self._deadline = deadline
         self._stopping.set()
         with self._lock:
             self._lock.notify()
+
+    def stop(self, deadline: float) -> int:
+        """The same, and wait; returns the records left over."""
+        self.begin_to_stop(deadline)
         self._thread.join(max(0.1, deadline - time.monotonic()))
         return len(self._queue) + self._in_hand
 
@@ -172,7 +192,7 @@ class Delivery:
         seqs = [frame.seq for frame in frames if frame.kind != "gap"]
         if seqs:
             self._ledger.set_delivered(self.name, seqs[-1])
-        self._became(State.RUNNING, None)
+        self._became(State.QUARANTINED if self._trouble else State.RUNNING, self._trouble)
 
     def _with_schemas(self, frames: list[Frame]) -> list[Frame]:
         """Each schema before the first snapshot that needs it, since the sink was opened."""
@@ -186,7 +206,11 @@ class Delivery:
 
     def _failed(self, frames: list[Frame], error: Exception) -> None:
         """Put the records back, or give them up where the sink is at fault again and again; then pause."""
-        self._close()
+        full = isinstance(error, SinkFull)
+        if full:
+            self._schemas = set()  # of the write that failed: they come again
+        else:
+            self._close()
         self._failures += 1
         expected = error if isinstance(error, BpfleetError) else None
         if expected is None and self._failures >= _ATTEMPTS:
@@ -198,7 +222,7 @@ class Delivery:
                 self._queued_bytes += sum(len(frame.data) for frame in frames)
         self._in_hand = 0
         self._became(State.QUARANTINED, expected or _defect(self.name, error))
-        pause = min(_LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 8))
+        pause = min(_PAUSE_WHEN_FULL if full else _LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 8))
         self._stopping.wait(min(pause, max(0.0, self._deadline - time.monotonic())))
         if self._stopping.is_set():
             time.sleep(0.2)  # no busy loop while a failing sink is drained
@@ -214,6 +238,7 @@ class Delivery:
 
     def _close(self) -> None:
         sink, self._sink = self._sink, None
+        self._trouble = None
         if sink is not None:
             try:
                 sink.close()
@@ -242,18 +267,7 @@ class Delivery:
         lost, self._lost = self._lost, []
         seq = self._queue[0].seq if self._queue else self._ledger.next_seq
         return [
-            encode_gap(
-                Gap(
-                    origin=self._origin,
-                    seq=seq,
-                    first=run.first,
-                    last=run.last,
-                    count=run.count,
-                    reason=run.reason,
-                    sink=self.name,
-                    t1=boottime_ns(),
-                )
-            )
+            encode_gap(Gap(origin=self._origin, seq=seq, sink=self.name, t1=boottime_ns(), **asdict(run)))
             for run in lost
         ]
 

@@ -209,8 +209,10 @@ class Startup:
                 host=origin.host,
                 user=self.user,
                 stopping=lambda: delivery.stopping,
+                time_left=lambda: delivery.time_left,
                 resumed=delivery.resumed,
                 note_lost=delivery.lost,
+                note_state=delivery.note_state,
             )
             return kind.open(settings, context)
 

@@ -105,6 +105,7 @@ def _map(one: RunningMap) -> dict[str, Any]:
 def _sink(one: Delivery) -> dict[str, Any]:
     records, size = one.queued
     blocked = one.blocked_for
+    spool = {"spool": dict(one.spool)} if one.spool else {}
     return {
         "name": one.name,
         "type": one.kind,
@@ -115,6 +116,7 @@ def _sink(one: Delivery) -> dict[str, Any]:
         "queued_bytes": size,
         "written": one.written,
         "dropped": one.dropped,
+        **spool,
     }
 
 
