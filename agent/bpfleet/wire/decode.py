@@ -74,7 +74,7 @@ class Decoder:
             return _snapshot(fields, self._schema_of(fields))
         if kind == "schema":
             schema = _schema(fields)
-            self._remember(schema, where)
+            self.learn(schema, where=where)
             return schema
         if kind == "gap":
             return _gap(fields)
@@ -89,7 +89,8 @@ class Decoder:
         self._schemas.move_to_end(schema_id)
         return self._schemas[schema_id][0]
 
-    def _remember(self, schema: Schema, where: str) -> None:
+    def learn(self, schema: Schema, *, where: str = "schema") -> None:
+        """Remember a schema that another decoder has decoded; WireError where it is beyond the limits."""
         cost = _memory_of(schema)
         if cost > self.limits.schema_bytes:
             raise WireError(
