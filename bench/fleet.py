@@ -1,9 +1,10 @@
 """A fleet of simulated agents against a running aggregator: `python -m bench.fleet --agents 10000`.
 
 Each agent is a DEALER socket of its own that speaks the delivery protocol: HELLO, schemas, records within the
-credit, ACKs, BYE, and a new socket after a deadline. Its snapshots are bytes made once, with agent, seq and time
-written over, so that thousands of agents fit into one process beside the aggregator that is measured. Nothing
-is simulated of the wire. A record keeps its number until it is acknowledged: what is `lost` was given up.
+credit, ACKs, BYE, and a new socket after a deadline. Its snapshots are bytes made once, with agent, seq and
+time written over, so that thousands of agents cost little beside the aggregator that is measured. Nothing of the
+wire is simulated. A record keeps its number until it is acknowledged: what is `lost` was refused, or still
+waited a minute after the end. Where one process may not open enough files there are several.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,9 @@ __all__ = ["Fleet", "Options", "main"]
 
 _BASE = 1 << 40
 """Numbers from here on take nine bytes in msgpack, so that one can be written over another."""
+_LEAD = 3.0
+"""Seconds that connecting may take before the first records."""
+_FILES_PER_AGENT, _FILES_BESIDE = 2, 200
 _HELLO_TIMEOUT, _ACK_TIMEOUT, _BACKOFF = 20.0, 60.0, 5.0
 _U64 = struct.Struct(">Q")
 
@@ -140,7 +147,7 @@ class Fleet:
         now = time.monotonic()
         step = options.interval / max(1, options.agents)
         self.agents = [
-            SimulatedAgent(str(uuid.uuid4()), uuid.uuid4().hex, now + 2 + n * step)
+            SimulatedAgent(str(uuid.uuid4()), uuid.uuid4().hex, now + _LEAD + n * step)
             for n in range(options.agents)
         ]
         self._client_keys = zmq.curve_keypair() if options.server_key else None
@@ -326,6 +333,41 @@ def cpu(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / 100
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one process of the fleet has seen."""
+
+    acked: int
+    resent: int
+    lost: int
+    sessions: int
+    failures: int
+    latencies: np.ndarray[tuple[int], np.dtype[np.float64]]
+    cpu: float
+
+
+def simulate(options: Options) -> Outcome:
+    """Run these agents in this process."""
+    fleet = Fleet(options)
+    with suppress(KeyboardInterrupt):
+        fleet.run()
+    fleet.close()
+    latencies = np.array(fleet.latencies)
+    return Outcome(
+        fleet.acked, fleet.resent, fleet.lost, fleet.sessions, fleet.failures, latencies, time.process_time()
+    )
+
+
+def shares(options: Options) -> list[Options]:
+    """The fleet in as many processes as the limit on open files asks for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = (hard - _FILES_BESIDE) // _FILES_PER_AGENT
+    count = -(-options.agents // most)
+    sizes = [len(range(n, options.agents, count)) for n in range(count)]
+    return [replace(options, agents=size) for size in sizes]
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
@@ -340,44 +382,34 @@ def main() -> int:
     parser.add_argument("--server-key", default="", help="the aggregator's public key, for CURVE")
     parser.add_argument("--pid", type=int, default=0, help="the aggregator's process, to measure it")
     options = Options(**vars(parser.parse_args()))
-    files = options.agents * 3 + 1000
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (files, max(files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    )
     before = cpu(options.pid) if options.pid else 0.0
     began = time.monotonic()
-    fleet = Fleet(options)
-    try:
-        fleet.run()
-    except KeyboardInterrupt:
-        pass
+    parts = shares(options)
+    with ProcessPoolExecutor(len(parts), get_context("spawn")) as pool:
+        outcomes = list(pool.map(simulate, parts))
     took = time.monotonic() - began
-    ours = time.process_time()
-    used = cpu(options.pid) - before if options.pid else 0.0
-    memory = pss(options.pid) if options.pid else 0
-    fleet.close()
-    result(fleet, options, took, ours, used, memory)
-    return 0 if not fleet.lost else 1
+    report(outcomes, options, took)
+    if options.pid:
+        used = (cpu(options.pid) - before) / took
+        print(f"aggregator: CPU {used:.2f} of a core, memory {pss(options.pid) >> 20} MiB at the end")
+    return 1 if any(one.lost for one in outcomes) else 0
 
 
-def result(fleet: Fleet, options: Options, took: float, ours: float, used: float, memory: int) -> None:
+def report(outcomes: Sequence[Outcome], options: Options, took: float) -> None:
     """Print what came of it."""
-    seconds = options.duration
+    acked, seconds = sum(one.acked for one in outcomes), options.duration - _LEAD
     print(
         f"{options.agents:,} agents, {options.maps} maps of {options.rows} rows every {options.interval:g} s"
     )
-    print(f"acked {fleet.acked:,} records ({fleet.acked * options.rows:,} rows) in {took:.1f} s: ", end="")
-    print(f"{fleet.acked / seconds:,.0f} records/s, {fleet.acked * options.rows / seconds:,.0f} rows/s")
-    print(
-        f"lost {fleet.lost:,}, sent again {fleet.resent:,}; {fleet.sessions:,} sessions, {fleet.failures:,} failed"
-    )
-    if fleet.latencies:
-        p50, p99, most = np.quantile(np.array(fleet.latencies), [0.5, 0.99, 1])
-        print(f"acknowledged after p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms, max {most * 1e3:.0f} ms")
-    print(f"CPU: fleet {ours / took:.2f} of a core", end="")
-    print(
-        f", aggregator {used / took:.2f}; memory of the aggregator {memory >> 20} MiB" if options.pid else ""
-    )
+    print(f"acked {acked:,} records ({acked * options.rows:,} rows) in {seconds:.0f} s: ", end="")
+    print(f"{acked / seconds:,.0f} records/s, {acked * options.rows / seconds:,.0f} rows/s")
+    names = ("lost", "resent", "sessions", "failures")
+    print(", ".join(f"{name} {sum(getattr(one, name) for one in outcomes):,}" for name in names))
+    latencies = np.concatenate([one.latencies for one in outcomes])
+    if len(latencies):
+        p50, p99, most = np.quantile(latencies, [0.5, 0.99, 1]) * 1e3
+        print(f"acknowledged after p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {most:.0f} ms")
+    print(f"fleet: CPU {sum(one.cpu for one in outcomes) / took:.2f} of a core, {len(outcomes)} processes")
 
 
 if __name__ == "__main__":
