@@ -2,9 +2,9 @@
 
 Each agent is a DEALER socket of its own that speaks the delivery protocol: HELLO, schemas, records within the
 credit, ACKs, BYE, and a new socket after a deadline. Its snapshots are bytes made once, with agent, seq and
-time written over, so that thousands of agents cost little beside the aggregator that is measured. Nothing of the
-wire is simulated. A record keeps its number until it is acknowledged: what is `lost` was refused, or still
-waited a minute after the end. Where one process may not open enough files there are several.
+time written over, so that thousands of agents cost little beside the aggregator that is measured. Nothing of
+the wire is simulated. A record keeps its number until it is acknowledged: what is `lost` was refused, or
+still waited a minute after the end. Where one process may not open enough files there are several.
 """
 
 from __future__ import annotations
@@ -229,6 +229,8 @@ class Fleet:
             if agent.pending[0][0] > agent.sent:
                 agent.deadline = now + _ACK_TIMEOUT
             self._deliver(agent)
+            # A send may have swallowed the edge that told of an answer.
+            self._receive(agent)
 
     def _deliver(self, agent: SimulatedAgent) -> None:
         window = min(self._options.window, agent.credit)
@@ -360,7 +362,7 @@ def simulate(options: Options) -> Outcome:
 
 def shares(options: Options) -> list[Options]:
     """The fleet in as many processes as the limit on open files asks for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     most = (hard - _FILES_BESIDE) // _FILES_PER_AGENT
     count = -(-options.agents // most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from bpfleet.errors import WireError
-from bpfleet.wire import Gap, Limits, Schema, Snapshot, Status
+from bpfleet.wire import Gap, Limits, Schema, Snapshot, Status, schema_memory
 from bpfleet_aggregator.session import Session
 
 __all__ = ["Checker", "memory_of"]
@@ -21,14 +21,14 @@ class Checker:
         self.limits = Limits(schemas=_SCHEMAS, schema_bytes=_SCHEMA_BYTES)
         """Of one session."""
         self._max_size = max_size
-        self._schemas: OrderedDict[bytes, Schema] = OrderedDict()
+        self._schemas: OrderedDict[bytes, tuple[Schema, int]] = OrderedDict()
         self._schema_bytes = 0
 
     def schema(self, session: Session, frame: bytes) -> None:
         """Remember a schema for that session; raises WireError."""
-        schema = self._schemas.get(frame)
-        if schema is not None:
-            session.decoder.learn(schema)
+        known = self._schemas.get(frame)
+        if known is not None:
+            session.decoder.learn(*known)
             return
         self._check_size(frame)
         found = session.decoder.decode(frame)
@@ -54,7 +54,7 @@ class Checker:
 
     def _keep(self, frame: bytes, schema: Schema) -> None:
         """By the very bytes: agents of one release encode a schema alike. To forget one costs time only."""
-        self._schemas[frame] = schema
+        self._schemas[frame] = schema, schema_memory(schema)
         self._schema_bytes += len(frame)
         while self._schema_bytes > _CACHED_BYTES:
             oldest, _ = self._schemas.popitem(last=False)
