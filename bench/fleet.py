@@ -37,8 +37,6 @@ __all__ = ["Fleet", "Options", "main"]
 
 _BASE = 1 << 40
 """Numbers from here on take nine bytes in msgpack, so that one can be written over another."""
-_LEAD = 3.0
-"""Seconds that connecting may take before the first records."""
 _FILES_PER_AGENT, _FILES_BESIDE = 2, 200
 _HELLO_TIMEOUT, _ACK_TIMEOUT, _BACKOFF = 20.0, 60.0, 5.0
 _U64 = struct.Struct(">Q")
@@ -55,6 +53,8 @@ class Options:
     rows: int = 100
     duration: float = 60.0
     window: int = 8
+    lead: float = 3.0
+    """Seconds for connecting, before the first records."""
     compression: str = "none"
     server_key: str = ""
     pid: int = 0
@@ -147,7 +147,7 @@ class Fleet:
         now = time.monotonic()
         step = options.interval / max(1, options.agents)
         self.agents = [
-            SimulatedAgent(str(uuid.uuid4()), uuid.uuid4().hex, now + _LEAD + n * step)
+            SimulatedAgent(str(uuid.uuid4()), uuid.uuid4().hex, now + options.lead + n * step)
             for n in range(options.agents)
         ]
         self._client_keys = zmq.curve_keypair() if options.server_key else None
@@ -380,6 +380,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--duration", type=Duration.parse, default=Duration(60))
     parser.add_argument("--window", type=int, default=8)
+    parser.add_argument("--lead", type=Duration.parse, default=Duration(15), help="time to connect in")
     parser.add_argument("--compression", choices=["none", "zstd"], default="none")
     parser.add_argument("--server-key", default="", help="the aggregator's public key, for CURVE")
     parser.add_argument("--pid", type=int, default=0, help="the aggregator's process, to measure it")
@@ -399,7 +400,7 @@ def main() -> int:
 
 def report(outcomes: Sequence[Outcome], options: Options, took: float) -> None:
     """Print what came of it."""
-    acked, seconds = sum(one.acked for one in outcomes), options.duration - _LEAD
+    acked, seconds = sum(one.acked for one in outcomes), options.duration - options.lead
     print(
         f"{options.agents:,} agents, {options.maps} maps of {options.rows} rows every {options.interval:g} s"
     )

@@ -112,9 +112,14 @@ class Router:
         return parts
 
     def send(self, peer: bytes, message: Message) -> bool:
-        """Send; False where the peer has gone. One that does not read loses it, and will say HELLO again."""
+        """Send a message of one part; False where the peer has gone.
+
+        One that does not read loses it, misses the answer, and says HELLO again.
+        """
+        (head,) = encode(message)
         try:
-            self.socket.send_multipart([peer, *encode(message)], zmq.DONTWAIT)
+            self.socket.send(peer, zmq.DONTWAIT | zmq.SNDMORE)
+            self.socket.send(head, zmq.DONTWAIT)
         except zmq.Again:
             return True
         except zmq.ZMQError as error:

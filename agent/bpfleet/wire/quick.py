@@ -1,8 +1,8 @@
 """The usual snapshot, decoded in a tenth of the time: same limits, same answer, or none.
 
-An aggregator decodes thousands of snapshots a second, and nearly all are written as `wire.encode` writes them:
-with all the fields of docs/wire.md and no other. msgspec reads those into a struct in C and checks types on its
-way. What it would let pass is checked here, or excluded by the form:
+An aggregator decodes thousands of snapshots a second, nearly all of them as `wire.encode` writes them: with
+all the fields of docs/wire.md and no other. msgspec reads those into a struct in C, and checks types as it
+goes. What it would let pass is checked here, or excluded by the form:
 
 - A key that comes twice: the map has as many entries as there are fields, and each field is required.
 - Containers of endless size: there are two, `columns` (bounded before it is made) and `losses` (taken as raw
@@ -124,7 +124,7 @@ def usual_limits(limits: Limits) -> bool:
 def quick_snapshot(
     view: memoryview, schemas: Mapping[str, tuple[Schema, int]], known: Known, limits: Limits
 ) -> Snapshot | None:
-    """The snapshot that `view` (not compressed, within the limit) is; None where that takes the strict path."""
+    """The snapshot that `view` (not compressed, within the limit) is; else None: ask the strict path."""
     if view[:3] != _BEGINNING:
         return None
     try:
