@@ -19,7 +19,10 @@ from distributions import distribution
 
 
 class AggregatorProcess:
-    """A running aggregator; `restart` starts it anew on the same endpoint and state."""
+    """A running aggregator; `restart` starts it anew on the same endpoint and state.
+
+    It runs as nobody, so `directory` is one that others may enter: fixture `shared_path`.
+    """
 
     def __init__(
         self,
@@ -37,8 +40,6 @@ class AggregatorProcess:
             source = Path(sqlite_store.__file__).read_text()
             distribution(directory, "sqlite_store", {"store.rows": "sqlite_store"}, source)
         self.environment["PYTHONPATH"] = str(directory / "site")
-        # The state belongs to whom the aggregator runs as; folders above it are pytest's, which are private.
-        _open_up(directory)
         if not self.state.exists():
             self.state.mkdir(mode=0o777)
             shutil.chown(self.state, "nobody")
@@ -127,10 +128,3 @@ class AggregatorProcess:
                 raise
         self._reader.join(5)
         return self.process.returncode
-
-
-def _open_up(directory: Path) -> None:
-    """Let another user pass through the folders that pytest made for us alone."""
-    for folder in (directory, *directory.parents):
-        if folder.stat().st_uid == os.geteuid() and folder not in (Path("/"), Path("/tmp")):
-            folder.chmod(folder.stat().st_mode | 0o011)

@@ -4,6 +4,8 @@ stated where missing."""
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,3 +33,12 @@ def start_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     yield start
     for agent in started:
         agent.stop()
+
+
+@pytest.fixture
+def shared_path() -> Iterator[Path]:
+    """A directory that other users may enter: pytest makes its own private again at each run."""
+    made = Path(tempfile.mkdtemp(prefix="bpfleet-test-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)

@@ -19,11 +19,11 @@ OpenSink = Callable[..., ZmqSink]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(shared_path: Path) -> Iterator[Start]:
     started: list[AggregatorProcess] = []
 
     def begin(settings: str = "", **options: Any) -> AggregatorProcess:
-        started.append(AggregatorProcess(tmp_path, settings, **options))
+        started.append(AggregatorProcess(shared_path, settings, **options))
         return started[-1]
 
     yield begin
@@ -32,13 +32,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def sink(tmp_path: Path) -> Iterator[Callable[..., ZmqSink]]:
+def sink(shared_path: Path) -> Iterator[Callable[..., ZmqSink]]:
     opened: list[ZmqSink] = []
 
     def open_sink(aggregator: AggregatorProcess, lost: Lost | None = None, **options: Any) -> ZmqSink:
         settings = ZmqSettings(endpoints=(aggregator.endpoint,), **options)
         changes = {"note_lost": lost.note} if lost else {}
-        opened.append(ZmqSink(settings, context(tmp_path / "agent", **changes)))
+        opened.append(ZmqSink(settings, context(shared_path / "agent", **changes)))
         return opened[-1]
 
     yield open_sink

@@ -67,16 +67,16 @@ class Client:
 
 
 @pytest.fixture
-def keyring(tmp_path: Path) -> Keyring:
-    return Keyring(tmp_path)
+def keyring(shared_path: Path) -> Keyring:
+    return Keyring(shared_path)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(shared_path: Path) -> Iterator[Start]:
     started: list[AggregatorProcess] = []
 
     def begin(settings: str = "", **options: Any) -> AggregatorProcess:
-        started.append(AggregatorProcess(tmp_path, settings, **options))
+        started.append(AggregatorProcess(shared_path, settings, **options))
         return started[-1]
 
     yield begin
@@ -236,9 +236,9 @@ def test_data_of_a_stranger_to_the_session_is_not_heard(
         ('bind = ["udp://1.2.3.4:5"]', "is not tcp://ADDRESS:PORT"),
     ],
 )
-def test_a_wrong_configuration_is_an_error_with_a_remedy(tmp_path: Path, settings: str, said: str) -> None:
-    config = tmp_path / "aggregator.toml"
-    config.write_text(f'[aggregator]\nstate = "{tmp_path}"\n{settings}\n')
+def test_a_wrong_configuration_is_an_error_with_a_remedy(shared_path: Path, settings: str, said: str) -> None:
+    config = shared_path / "aggregator.toml"
+    config.write_text(f'[aggregator]\nstate = "{shared_path}"\n{settings}\n')
     done = run("aggregate", "--config", str(config))
     assert done.returncode == 2
     assert said in done.stderr
