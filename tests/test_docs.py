@@ -133,7 +133,7 @@ def test_every_page_is_in_the_index() -> None:
     "name", ["README", "configuration", "plugins", "architecture", "commands", "reading", "collectors"]
 )
 def test_a_page_is_read_at_one_sitting(name: str) -> None:
-    assert len((DOCS / f"{name}.md").read_text().splitlines()) < 250
+    assert len((DOCS / f"{name}.md").read_text().splitlines()) < 300
 
 
 @every_page

@@ -47,7 +47,8 @@ class Aggregator:
         self._checker = Checker(settings.max_size)
         self._batch: list[Item] = []
         self._greeting: list[Session] = []
-        self._in_flight = 0
+        self.in_flight = 0
+        """Bytes of records that are received and not yet stored."""
         self._waiting: set[Session] = set()
         self._now = self._looked = time.monotonic()
         self._at = 0
@@ -129,9 +130,8 @@ class Aggregator:
 
     def _make_room(self, session: Session) -> None:
         """The newer session of one spool wins: the older one's agent is gone, as a rule without a word."""
-        host = _host(session.address)
         for other in list(self.sessions.of_agent(session.agent)):
-            if _host(other.address) != host:
+            if other.host != session.host:
                 self._report.note(
                     f"duplicate: agent {session.agent} speaks from {other.address} and {session.address}: "
                     "has it moved, or have two machines one id (a cloned disk)?"
@@ -163,7 +163,7 @@ class Aggregator:
             self._schema(session, frame)
         elif data.seq <= session.taken:
             self._repeat(session, data.seq)
-        elif self._in_flight > self._settings.memory:
+        elif self.in_flight > self._settings.memory:
             self._turn_away(session, data.seq)
         else:
             self._record(session, data.seq, frame)
@@ -195,7 +195,7 @@ class Aggregator:
             return
         size = len(frame)
         memory = memory_of(record, size)
-        self._in_flight += memory
+        self.in_flight += memory
         received = Received(session.agent, session.spool, seq, record, size, self._at)
         self._batch.append(Item(session, received, memory))
 
@@ -220,7 +220,7 @@ class Aggregator:
                 self._drop(session, f"nothing can be stored now: {outcome.reason}")
 
     def _settled(self, done: Settled) -> None:
-        self._in_flight -= done.memory
+        self.in_flight -= done.memory
         self.counts.commits += 1
         self.counts.records += done.records
         self.counts.bytes += done.bytes
@@ -259,7 +259,7 @@ class Aggregator:
 
     def _credit(self, session: Session | None = None) -> int:
         """Records that an agent may have on their way: none while what waits can't be stored."""
-        if self._committer.trouble or self._in_flight > self._settings.memory // 2:
+        if self._committer.trouble or self.in_flight > self._settings.memory // 2:
             if session is not None:
                 self._waiting.add(session)
             return 0
@@ -294,12 +294,3 @@ class Aggregator:
             if refused:
                 self._report.note(f"refused: agent {session.agent} at {session.address}: {refused}")
                 self._drop(session, refused)
-
-    @property
-    def in_flight(self) -> int:
-        """Bytes of records that are received and not yet stored."""
-        return self._in_flight
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0] or address

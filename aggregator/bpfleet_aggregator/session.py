@@ -31,6 +31,11 @@ class Session:
     """The highest seq that was received: what is not above it is a repeat."""
     durable: int = 0
 
+    @property
+    def host(self) -> str:
+        """Its address without a port."""
+        return self.address.rpartition(":")[0] or self.address
+
 
 @dataclass(slots=True)
 class Sessions:
