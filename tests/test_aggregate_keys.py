@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ class Client:
 
     def ask(self, message: Message, milliseconds: int = 10_000) -> Message | None:
         """What is answered; None for nothing in time."""
-        self.socket.send_multipart(encode(message))
+        # One that was not let in has nowhere to send to.
+        with suppress(zmq.Again):
+            self.socket.send_multipart(encode(message), zmq.DONTWAIT)
         return self.answer(milliseconds)
 
     def answer(self, milliseconds: int = 10_000) -> Message | None:
