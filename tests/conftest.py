@@ -4,6 +4,8 @@ stated where missing."""
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,3 +103,12 @@ def open_sink(around: SinkContext) -> Iterator[Callable[..., ZmqSink]]:
     yield open_one
     for sink in opened:
         sink.close()
+
+
+@pytest.fixture
+def shared_path() -> Iterator[Path]:
+    """A directory that other users may enter: pytest makes its own private again at each run."""
+    made = Path(tempfile.mkdtemp(prefix="bpfleet-test-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)

@@ -459,3 +459,18 @@ def test_a_plugin_imports_of_the_agent_only_what_is_public(path: Path) -> None:
     for one in imports(path):
         if one.name == "bpfleet" or one.name.startswith("bpfleet."):
             assert room(one.name) in PUBLIC, f"{path} imports {one.name}"
+
+
+def test_the_aggregator_imports_of_the_agent_what_is_public_and_the_finder_of_plugins() -> None:
+    files = list((ROOT / "aggregator").rglob("*.py"))
+    assert len(files) > 10
+    for path in files:
+        for one in imports(path):
+            if one.name == "bpfleet" or one.name.startswith("bpfleet."):
+                assert room(one.name) in PUBLIC | {"plugins"}, f"{path} imports {one.name}"
+
+
+def test_no_modules_of_the_aggregator_import_one_another_in_a_circle() -> None:
+    files = {f"bpfleet_aggregator.{path.stem}": path for path in (ROOT / "aggregator").rglob("*.py")}
+    graph = {name: {one.name for one in imports(path)} & files.keys() for name, path in files.items()}
+    TopologicalSorter(graph).prepare()

@@ -136,7 +136,7 @@ def test_every_page_is_in_the_index() -> None:
     ["README", "configuration", "plugins", "architecture", "reading", "collectors"],
 )
 def test_a_page_is_read_at_one_sitting(name: str) -> None:
-    assert len((DOCS / f"{name}.md").read_text().splitlines()) < 250
+    assert len((DOCS / f"{name}.md").read_text().splitlines()) < 300
 
 
 @every_page

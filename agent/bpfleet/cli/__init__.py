@@ -27,6 +27,9 @@ _COMMANDS = {
     "keys": "Make and show the key pair of this host.",
 }
 
+_OUR_PLUGINS = {"aggregate": "Receive records from many agents and store them."}
+"""Commands that come with bpfleet as any plugin's do; told here, so that --help imports nothing."""
+
 
 class _ReaderGone(Exception):
     """Whoever read our output has gone (`| head`); not an OSError, which click would call a failure."""
@@ -62,10 +65,15 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table, so that --help imports nothing.
         rows = list(_COMMANDS.items()) + [
-            (name, f"From {dist}.") for name, dist in _plugin_commands().items()
+            (name, _told(name, dist)) for name, dist in _plugin_commands().items()
         ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _told(name: str, distribution: str) -> str:
+    ours = distribution.split()[0] == "bpfleet"
+    return _OUR_PLUGINS[name] if ours and name in _OUR_PLUGINS else f"From {distribution}."
 
 
 def _plugin_commands() -> dict[str, str]:

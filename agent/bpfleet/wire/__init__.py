@@ -7,7 +7,7 @@ stream   records one after another in a file
 
 from __future__ import annotations
 
-from bpfleet.wire.decode import Decoder, Limits, UnknownSchema, decode
+from bpfleet.wire.decode import Decoder, Limits, UnknownSchema, decode, schema_memory
 from bpfleet.wire.encode import (
     Frame,
     compress,
@@ -39,4 +39,5 @@ __all__ = [
     "encode_snapshot",
     "encode_status",
     "read_file",
+    "schema_memory",
 ]

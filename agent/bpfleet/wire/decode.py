@@ -13,6 +13,7 @@ import numpy as np
 
 from bpfleet.errors import WireError
 from bpfleet.wire.fields import S64, Fields
+from bpfleet.wire.quick import Known, quick_snapshot, usual_limits
 from bpfleet.wire.records import (
     VERSION,
     Array,
@@ -27,7 +28,7 @@ from bpfleet.wire.records import (
 from bpfleet.wire.status_body import checked_body
 from bpfleet.wire.unpack import Limits, plain_bytes, unpack
 
-__all__ = ["Decoder", "Limits", "UnknownSchema", "decode"]
+__all__ = ["Decoder", "Limits", "UnknownSchema", "decode", "schema_memory"]
 
 _BASES = frozenset(
     ["u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32", "f64", "bool", "char", "bytes"]
@@ -54,6 +55,7 @@ class Decoder:
         self.limits = limits or Limits()
         self._schemas: OrderedDict[str, tuple[Schema, int]] = OrderedDict()
         self._schema_bytes = 0
+        self._quick = Known() if usual_limits(self.limits) else None
 
     @property
     def schema_bytes(self) -> int:
@@ -66,7 +68,13 @@ class Decoder:
         A snapshot's arrays are read-only views on `data`, or on what it decompresses to, and keep it alive:
         copy what is to outlive it. `data` must not change meanwhile.
         """
-        fields = Fields(unpack(plain_bytes(data, self.limits, where), self.limits, where), where, self.limits)
+        view = plain_bytes(data, self.limits, where)
+        if self._quick is not None:
+            snapshot = quick_snapshot(view, self._schemas, self._quick, self.limits)
+            if snapshot is not None:
+                self._schemas.move_to_end(snapshot.schema.id)
+                return snapshot
+        fields = Fields(unpack(view, self.limits, where), where, self.limits)
         if fields.integer("v", 0) != VERSION:
             raise fields.wrong("v", f"wire format {VERSION}")
         kind = fields.text("kind")
@@ -74,7 +82,7 @@ class Decoder:
             return _snapshot(fields, self._schema_of(fields))
         if kind == "schema":
             schema = _schema(fields)
-            self._remember(schema, where)
+            self.learn(schema, where=where)
             return schema
         if kind == "gap":
             return _gap(fields)
@@ -89,8 +97,13 @@ class Decoder:
         self._schemas.move_to_end(schema_id)
         return self._schemas[schema_id][0]
 
-    def _remember(self, schema: Schema, where: str) -> None:
-        cost = _memory_of(schema)
+    def learn(self, schema: Schema, cost: int | None = None, *, where: str = "schema") -> None:
+        """Remember a schema that some decoder has decoded; WireError where it is beyond the limits.
+
+        `cost` is what `schema_memory` says of it, for who teaches it to thousands of decoders.
+        """
+        if cost is None:
+            cost = schema_memory(schema)
         if cost > self.limits.schema_bytes:
             raise WireError(
                 f"a schema of {cost} bytes in memory, the limit is {self.limits.schema_bytes}", where=where
@@ -111,8 +124,8 @@ def decode(data: bytes | bytearray | memoryview, schemas: Decoder | None = None)
     return (schemas or Decoder()).decode(data)
 
 
-def _memory_of(schema: Schema) -> int:
-    """Bytes, counting every text as if nobody else held it."""
+def schema_memory(schema: Schema) -> int:
+    """Bytes that a schema takes, counting every text as if nobody else held it."""
     texts = [schema.collector, schema.version, schema.map, schema.help, schema.id]
     for column in schema.columns:
         texts += (column.name, column.part, column.type, column.meaning, column.unit, column.help)

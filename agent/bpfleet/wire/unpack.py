@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpfleet.errors import WireError
+
+if TYPE_CHECKING:
+    import zstandard
 
 __all__ = ["ZSTD_MAGIC", "Limits", "plain_bytes", "unpack"]
 
@@ -77,10 +81,23 @@ def plain_bytes(data: bytes | bytearray | memoryview, limits: Limits, where: str
                 f"a zstd frame must say its content size, from 1 to {limits.frame_bytes} bytes", where=where
             )
         # Into a buffer of the size that was just checked; content of another size is an error.
-        content: bytes = zstandard.ZstdDecompressor().decompress(view, allow_extra_data=False)
+        content: bytes = _decompressor().decompress(view, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise WireError(f"not a zstd frame: {error}", where=where) from None
     return memoryview(content)
+
+
+_local = threading.local()
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's: making one costs more than a small frame, and it serves one thread at a time."""
+    found: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
+    if found is None:
+        import zstandard
+
+        found = _local.decompressor = zstandard.ZstdDecompressor()
+    return found
 
 
 def unpack(view: memoryview, limits: Limits, where: str) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""`bpfleet aggregate`, as any plugin adds a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bpfleet.hooks import hookimpl
+from bpfleet.settings import Duration
+from bpfleet_aggregator import config
+
+__all__ = ["bpfleet_cli"]
+
+
+def _duration(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else Duration.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command("aggregate")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"Configuration; {config.DEFAULT_PATH} or a built-in one without it.",
+)
+@click.option(
+    "--duration", callback=_duration, metavar="TIME", help="End by itself after this time, such as 10s."
+)
+def aggregate(path: Path | None, duration: float | None) -> None:
+    """Receive records from many agents and store them, until Ctrl-C or SIGTERM.
+
+    SIGHUP reads the list of keys again.
+    """
+    from bpfleet_aggregator.service import Service  # only now: what it imports is not needed for --help
+
+    Service(config.read(path)).run(duration)
+
+
+@hookimpl
+def bpfleet_cli(app: click.Group) -> None:
+    """The command that is the aggregator."""
+    app.add_command(aggregate)

@@ -1,0 +1,90 @@
+"""Who is connected: one session for each agent's spool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bpfleet.wire import Decoder
+
+__all__ = ["Session", "Sessions"]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One conversation. Some thousands are kept, so it is small."""
+
+    peer: bytes
+    """ZeroMQ's name of the connection."""
+    agent: str
+    spool: str
+    last: int
+    """The highest seq that the agent had given when it said HELLO."""
+    key: str
+    """The agent's public key; "" without CURVE."""
+    address: str
+    heard: float
+    """When it was heard last, on the monotonic clock."""
+    decoder: Decoder
+    welcomed: bool = False
+    taken: int = 0
+    """The highest seq that was received: what is not above it is a repeat."""
+    durable: int = 0
+
+    @property
+    def host(self) -> str:
+        """Its address without a port."""
+        return self.address.rpartition(":")[0] or self.address
+
+
+@dataclass(slots=True)
+class Sessions:
+    """The sessions, by connection and by spool."""
+
+    by_peer: dict[bytes, Session] = field(default_factory=dict)
+    _by_spool: dict[tuple[str, str], Session] = field(default_factory=dict)
+    _by_agent: dict[str, list[Session]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.by_peer)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self.by_peer.values()))
+
+    @property
+    def agents(self) -> int:
+        """How many agents have a session."""
+        return len(self._by_agent)
+
+    def get(self, peer: bytes) -> Session | None:
+        """The session on that connection."""
+        return self.by_peer.get(peer)
+
+    def live(self, session: Session) -> bool:
+        """Whether `session` still goes on."""
+        return self.by_peer.get(session.peer) is session
+
+    def of_spool(self, agent: str, spool: str) -> Session | None:
+        """The session that delivers that spool."""
+        return self._by_spool.get((agent, spool))
+
+    def of_agent(self, agent: str) -> list[Session]:
+        """All sessions of one agent: one for each sink that delivers here."""
+        return self._by_agent.get(agent, [])
+
+    def add(self, session: Session) -> None:
+        """Begin a session; whoever had its connection or its spool must have been dropped before."""
+        self.by_peer[session.peer] = session
+        self._by_spool[session.agent, session.spool] = session
+        self._by_agent.setdefault(session.agent, []).append(session)
+
+    def drop(self, session: Session) -> None:
+        """End it; nothing is sent."""
+        if not self.live(session):
+            return
+        del self.by_peer[session.peer]
+        del self._by_spool[session.agent, session.spool]
+        others = self._by_agent[session.agent]
+        others.remove(session)
+        if not others:
+            del self._by_agent[session.agent]

@@ -1,0 +1,130 @@
+"""`bpfleet aggregate` as a process: its lines as they come, its store, its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlite_store
+from agent_process import BPFLEET
+from distributions import distribution
+
+
+class AggregatorProcess:
+    """A running aggregator; `restart` starts it anew on the same endpoint and state.
+
+    It runs as nobody, so `directory` is one that others may enter: fixture `shared_path`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: str = "",
+        *,
+        store: str = "[store.rows]",
+        bind: str = "tcp://127.0.0.1:*",
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.directory, self.state = directory, directory / "aggregator"
+        self._settings, self._store, self._bind, self._prefix = settings, store, bind, list(prefix)
+        self.environment = {**os.environ}
+        if not (directory / "site").exists():
+            source = Path(sqlite_store.__file__).read_text()
+            distribution(directory, "sqlite_store", {"store.rows": "sqlite_store"}, source)
+        self.environment["PYTHONPATH"] = str(directory / "site")
+        if not self.state.exists():
+            self.state.mkdir(mode=0o777)
+            shutil.chown(self.state, "nobody")
+        self.lines: list[str] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begin, and wait until it listens."""
+        config = self.directory / "aggregator.toml"
+        config.write_text(
+            f'[aggregator]\nbind = ["{self._bind}"]\nstate = "{self.state}"\nuser = "nobody"\n'
+            f"{self._settings}\n{self._store}\n"
+        )
+        self.said_before = len(self.lines)
+        self.process = subprocess.Popen(
+            [*self._prefix, BPFLEET, "aggregate", "--config", str(config)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self._reader.start()
+        line = self.wait_for_line("listening on")
+        match = re.search(r"(?:tcp|ipc)://[^\s;,]+", line)
+        assert match is not None
+        self.endpoint = self._bind = match.group()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            self.lines.extend(process.stderr)
+
+    def wait_for_line(self, words: str, seconds: float = 30.0) -> str:
+        """The first line since the (latest) start that has these words."""
+        return str(
+            self.wait_for(
+                lambda: next((x for x in self.lines[self.said_before :] if words in x), ""), seconds
+            )
+        )
+
+    def wait_for(self, what: Callable[[], Any], seconds: float = 30.0) -> Any:
+        """The first true value of `what`; fails with the aggregator's own words when none comes."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := what():
+                return found
+            if self.process.poll() is not None:
+                self._reader.join(5)
+                if found := what():
+                    return found
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"in vain; exit code {self.process.poll()}\n{self.said}")
+
+    @property
+    def said(self) -> str:
+        """All its lines."""
+        return "".join(self.lines)
+
+    def stored(self) -> list[tuple[str, str, int, str, bytes]]:
+        """(agent, spool, seq, kind, content) of all that is in the store."""
+        return sqlite_store.stored(self.state)
+
+    def seqs(self) -> list[int]:
+        """The seqs stored, in order."""
+        return [row[2] for row in self.stored()]
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait(20)
+        self._reader.join(5)
+
+    def restart(self) -> None:
+        """Start again where it was."""
+        self.start()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+        self._reader.join(5)
+        return self.process.returncode
