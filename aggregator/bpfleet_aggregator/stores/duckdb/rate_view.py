@@ -36,14 +36,12 @@ def rate_view(relation: Relation, data: str) -> str:
         if one.per_second is not None:
             shown.append(f"({increase})::DOUBLE / seconds AS {quoted(one.per_second)}")
     of_relation = f"relation = {text(relation.name)}"
-    from_read = "time, agent, host, read, t1, generation, before, before_t1, before_whole, late"
-    reads = ", ".join(f"n.{name}" for name in from_read.split(", ") if name != "read")
-    groups = f"{from_read}, {', '.join(key_names)}, rest"
+    groups = f"time, agent, host, read, {', '.join(key_names)}, rest"
     return f"""
 WITH roles AS (
-    SELECT snapshot, base, true AS is_now, {from_read} FROM store.snapshots WHERE {of_relation}
+    SELECT snapshot, base, true AS is_now, time, agent, host, read FROM store.snapshots WHERE {of_relation}
     UNION ALL
-    SELECT b.snapshot, b.base, false, n.time, n.agent, n.host, n.read, {reads.split("n.host, ")[1]}
+    SELECT b.snapshot, b.base, false, n.time, n.agent, n.host, n.read
     FROM store.snapshots n JOIN store.snapshots b ON b.read = n.before
     WHERE n.{of_relation} AND b.{of_relation} AND n.snapshot = n.read
 ), entries AS (
@@ -52,6 +50,9 @@ WITH roles AS (
 ), pairs AS (
     SELECT {groups}, bool_or(NOT is_now) AS has_old, {", ".join(both)}
     FROM entries GROUP BY {groups} HAVING bool_or(is_now)
+), reads AS (
+    SELECT snapshot, t1, generation, before, before_t1, before_whole, late
+    FROM store.snapshots WHERE {of_relation}
 ), judged AS (
     SELECT *, (t1::HUGEINT - coalesce(before_t1, generation)::HUGEINT)::DOUBLE / 1e9 AS seconds,
            CASE WHEN late OR t1 <= coalesce(before_t1, generation) THEN 'unknown'
@@ -59,7 +60,7 @@ WITH roles AS (
                 WHEN has_old THEN CASE WHEN {fell} THEN 'reset' ELSE 'snapshot' END
                 WHEN before_whole THEN 'new'
                 ELSE 'unknown' END AS since
-    FROM pairs
+    FROM pairs JOIN reads ON snapshot = read
 )
 SELECT time, agent, host, t1, seconds, since, {", ".join(shown)} FROM judged"""
 
