@@ -97,8 +97,11 @@ def _first(answer: pa.RecordBatchReader, limit: int | None) -> Iterator[pa.Recor
 def _relations(reader: StoreReader) -> pa.RecordBatchReader:
     """Name, rows and columns of every relation; the rows of rates are those of what they are rates of."""
     found: dict[str, list[str]] = {}
-    listed = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_catalog = current_database() "
-    rows = reader.query(listed + "ORDER BY table_name, ordinal_position").read_all().to_pylist()
+    listed = """
+        SELECT table_name, column_name FROM information_schema.columns
+        WHERE table_schema = current_schema() AND table_catalog = current_database()
+        ORDER BY table_name, ordinal_position"""
+    rows = reader.query(listed).read_all().to_pylist()
     for name, group in itertools.groupby(rows, lambda row: str(row["table_name"])):
         found[name] = [str(row["column_name"]) for row in group]
     counts = {
