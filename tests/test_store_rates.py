@@ -1,4 +1,4 @@
-"""The rate relations follow the rate rule of docs/wire.md: an oracle in plain Python, and made-up histories."""
+"""The rate relations follow the rules of docs/wire.md: an oracle in plain Python, and made-up histories."""
 
 from __future__ import annotations
 

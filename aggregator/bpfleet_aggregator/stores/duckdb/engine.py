@@ -78,14 +78,21 @@ _QUANTILE = f"""list_transform(
 
 
 def attach(
-    connection: duckdb.DuckDBPyConnection, path: Path, alias: str, *, block_size: int | None = None
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    alias: str,
+    *,
+    for_writing: bool,
+    block_size: int | None = None,
 ) -> None:
-    """Attach a partition: for reading, or with a `block_size` for writing.
+    """Attach a partition; a new file has blocks of `block_size`.
 
-    Raises Busy where another process has it open, StoreError where the system refuses, duckdb.Error
-    where the file is damaged.
+    Raises Busy where another process has it open, StoreError where the system or the database refuses, and
+    duckdb.Error where the file is damaged.
     """
-    option = "READ_ONLY" if block_size is None else f"BLOCK_SIZE {block_size}"
+    option = "READ_WRITE" if for_writing else "READ_ONLY"
+    if block_size is not None:
+        option += f", BLOCK_SIZE {block_size}"
     try:
         connection.execute(f"ATTACH {text(str(path))} AS {alias} ({option})")
     except duckdb.Error as error:
@@ -96,12 +103,21 @@ def attach(
                 where=str(path),
                 remedy=words.partition("held in ")[2].partition(" See also")[0] or "end that process",
             ) from None
-        if any(reason in words for reason in _NOT_DAMAGE):
+        # Only what is known as damage is: a file that is set aside is not read any more.
+        if isinstance(error, _REFUSALS) or any(reason in words for reason in _NOT_DAMAGE):
             raise StoreError(f"a partition can't be opened: {words}", where=str(path)) from None
         raise
 
 
+_REFUSALS = (
+    duckdb.InvalidInputException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.PermissionException,
+    duckdb.OutOfMemoryException,
+)
 _NOT_DAMAGE = (
+    "version number",
     "Permission denied",
     "No space left on device",
     "Too many open files",

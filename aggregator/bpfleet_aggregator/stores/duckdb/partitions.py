@@ -103,8 +103,7 @@ class Partitions:
 
     def _attach(self, partition: Partition, *, for_writing: bool) -> bool:
         """Whether it is one that was finished."""
-        block_size = self._settings.block_size if for_writing else None
-        engine.attach(self._connection, partition.path, partition.alias, block_size=block_size)
+        engine.attach(self._connection, partition.path, partition.alias, for_writing=for_writing)
         alias = partition.alias
         tables = self._connection.execute(
             "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [alias]
@@ -142,7 +141,8 @@ class Partitions:
         partition = Partition(number, self._folder / partition_name(number), time.time_ns())
         alias = partition.alias
         connection = self._connection
-        engine.attach(connection, partition.path, alias, block_size=self._settings.block_size)
+        block_size = self._settings.block_size
+        engine.attach(connection, partition.path, alias, for_writing=True, block_size=block_size)
         try:
             connection.execute("BEGIN")
             for statement in ddl(alias):

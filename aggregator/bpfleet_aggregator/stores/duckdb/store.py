@@ -42,6 +42,7 @@ class DuckdbStore:
         self._state = State()
         self._starts = RowStarts()
         self._is_unsure = False
+        self._is_closed = False
         try:
             self._open()
             self._server = Server(self._connection, self._folder, settings)
@@ -193,7 +194,10 @@ class DuckdbStore:
             ) from None
 
     def close(self) -> None:
-        """End questions, and let go of the files."""
+        """End questions, and let go of the files; a second time it does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._server.close()
         self._connection.close()
         self._lock.close()
