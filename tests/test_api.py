@@ -457,3 +457,12 @@ def test_a_plugin_imports_of_the_agent_only_what_is_public(path: Path) -> None:
     for one in imports(path):
         if one.name == "bpfleet" or one.name.startswith("bpfleet."):
             assert room(one.name) in PUBLIC, f"{path} imports {one.name}"
+
+
+def test_the_built_in_stores_import_of_the_agent_only_what_is_public() -> None:
+    files = list((ROOT / "aggregator" / "bpfleet_aggregator" / "stores").rglob("*.py"))
+    assert len(files) > 10
+    for path in files:
+        for one in imports(path):
+            if one.name == "bpfleet" or one.name.startswith("bpfleet."):
+                assert room(one.name) in PUBLIC, f"{path} imports {one.name}"
