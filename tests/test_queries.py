@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,3 +91,15 @@ def test_a_wrong_configuration_ends_with_2(tmp_path: Path) -> None:
     done = run("query", "--config", str(path), "SELECT 1")
     assert done.returncode == 2
     assert "did you mean 'path'" in done.stderr
+
+
+def test_ctrl_c_ends_a_question_that_would_never_end(folder: str) -> None:
+    sql = "SELECT count(*) FROM range(1000000000) a, range(1000000) b WHERE a.range + b.range = 7"
+    code = "from bpfleet.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "query", "--store", folder, sql], stderr=subprocess.PIPE, text=True
+    ) as asking:
+        time.sleep(2)
+        asking.send_signal(signal.SIGINT)
+        _, told = asking.communicate(timeout=20)
+    assert (asking.returncode, "Traceback" in told) == (130, False)

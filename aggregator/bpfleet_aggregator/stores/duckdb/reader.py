@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -24,6 +25,8 @@ __all__ = ["FileReader", "SocketReader", "open_reader"]
 
 
 _AHEAD = 1 << 20
+
+T = TypeVar("T")
 
 
 def open_reader(settings: DuckdbSettings, context: StoreContext) -> StoreReader:
@@ -129,18 +132,39 @@ class FileReader:
             self._connection.close()
             if isinstance(error, duckdb.Error):
                 raise refusal(error) from None
+            if isinstance(error, RuntimeError) and "interrupted" in str(error):
+                raise KeyboardInterrupt from None  # the engine's way to say Ctrl-C
             raise
         self._questions: list[Question] = []
+        self._worker = ThreadPoolExecutor(1, "store-question")
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.RecordBatchReader:
         """As StoreReader says."""
-        question = Question(self._connection.cursor(), sql, parameters)
+        cursor = self._connection.cursor()
+        question = self._waited(cursor, lambda: Question(cursor, sql, parameters))
         self._questions.append(question)
-        return pa.RecordBatchReader.from_batches(question.schema, question.batches())
+        return pa.RecordBatchReader.from_batches(question.schema, self._batches(cursor, question))
+
+    def _batches(self, cursor: duckdb.DuckDBPyConnection, question: Question) -> Iterator[pa.RecordBatch]:
+        batches = question.batches()
+        while (batch := self._waited(cursor, lambda: next(batches, None))) is not None:
+            yield batch
+
+    def _waited(self, cursor: duckdb.DuckDBPyConnection, do: Callable[[], T]) -> T:
+        """What `do` returns, in another thread: the engine does not look for a Ctrl-C, this one does."""
+        future = self._worker.submit(do)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            while not future.done():
+                cursor.interrupt()
+                wait([future], timeout=0.05)
+            raise
 
     def close(self) -> None:
         """Let go of the files."""
         for question in self._questions:
             with contextlib.suppress(duckdb.Error):
                 question.close()
+        self._worker.shutdown()
         self._connection.close()
