@@ -471,6 +471,9 @@ def test_the_aggregator_imports_of_the_agent_what_is_public_and_the_finder_of_pl
 
 
 def test_no_modules_of_the_aggregator_import_one_another_in_a_circle() -> None:
-    files = {f"bpfleet_aggregator.{path.stem}": path for path in (ROOT / "aggregator").rglob("*.py")}
+    files = {
+        ".".join(path.relative_to(ROOT / "aggregator").with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "aggregator").rglob("*.py")
+    }
     graph = {name: {one.name for one in imports(path)} & files.keys() for name, path in files.items()}
     TopologicalSorter(graph).prepare()

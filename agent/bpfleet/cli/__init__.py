@@ -27,7 +27,10 @@ _COMMANDS = {
     "keys": "Make and show the key pair of this host.",
 }
 
-_OUR_PLUGINS = {"aggregate": "Receive records from many agents and store them."}
+_OUR_PLUGINS = {
+    "aggregate": "Receive records from many agents and store them.",
+    "query": "Ask the store a question.",
+}
 """Commands that come with bpfleet as any plugin's do; told here, so that --help imports nothing."""
 
 

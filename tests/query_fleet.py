@@ -1,0 +1,46 @@
+"""The fleet that the answers in docs/queries.md are of: three agents, the last ten minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bpfleet.wire import Schema
+from bpfleet_aggregator.stores.duckdb import DuckdbSettings, DuckdbStore
+from store_records import COUNTS, LATENCY, SECOND, Agent, context, key, value, young
+
+CPU = Schema("cputime", "1", "processes", "", (key("pid"), key("comm", "char", 16), value("cpu_ns")))
+
+
+def histogram(**counts: int) -> list[int]:
+    return [counts.get(f"s{slot}", 0) for slot in range(32)]
+
+
+def load(state: Path) -> None:
+    """Store it under `state`/duckdb."""
+    epoch = young()
+    web1 = Agent("a-1", "web-1", spool="s-1", epoch=epoch)
+    web2 = Agent("a-2", "web-2", spool="s-2", epoch=epoch, delay=90 * SECOND)
+    db1 = Agent("a-3", "db-1", spool="s-3", epoch=epoch)
+    for at, sh, new in ((400, 100, []), (700, 400, []), (985, 970, [("nmap", 57)])):
+        web1.snapshot(
+            COUNTS, [("sh", sh), ("ls", 10), *new], at, entries=1000, losses={"failed_insert": at - 400}
+        )
+    for at, sh in ((400, 50), (700, 60), (985, 345)):
+        web2.snapshot(COUNTS, [("sh", sh)], at)
+    for at, ns in ((400, 0), (700, 60), (985, 231)):
+        web1.snapshot(CPU, [(1, "systemd", at * 10**7), (77, "nginx", ns * SECOND)], at)
+    for at, n in ((700, 1), (985, 101)):
+        web1.snapshot(LATENCY, [("192.0.2.1", histogram(s20=99 * n, s23=n))], at)
+        web2.snapshot(LATENCY, [("192.0.2.1", histogram(s14=100 * n))], at)
+    db1.snapshot(COUNTS, [("postgres", 5)], 400)
+    web2.gap(7, 9, 986)
+    failed = {"what": "this kernel has no tracepoint syscalls:sys_enter_execve", "remedy": "mount tracefs"}
+    db1.status(401, [{"name": "execve", "state": "running"}])
+    web1.status(987)
+    web2.status(987, [{"name": "execve", "state": "load_error", "error": failed}])
+    store = DuckdbStore(DuckdbSettings(), context(state))
+    try:
+        for agent in (web1, web2, db1):
+            store.commit(agent.received)
+    finally:
+        store.close()
