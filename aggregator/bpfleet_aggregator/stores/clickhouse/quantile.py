@@ -1,0 +1,52 @@
+"""`histogram_quantile(counts, q)`: a function of the server where it has such, else put into the question's text."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["FUNCTION", "with_quantiles"]
+
+
+def _quantile(counts: str, q: str) -> str:
+    """The value at quantile `q`: within slot i (from 1) it runs evenly from 2^(i-1), in the first from 0, to 2^i."""
+    parts = f"arrayMap(n -> toFloat64(n), {counts})"
+    sums = f"arrayCumSum({parts})"
+    wanted = f"(least(greatest({q}, 0), 1) * arraySum({parts}))"
+    at = f"arrayFirstIndex((s, n) -> n > 0 AND s >= {wanted}, {sums}, {parts})"
+    low = f"if({at} = 1, 0, exp2({at} - 1))"
+    before = f"({sums}[{at}] - {parts}[{at}])"
+    return (
+        f"if({at} = 0, NULL, {low} + ({wanted} - {before}) / {parts}[{at}] * (exp2({at}) - {low}))"
+    )
+
+
+FUNCTION = f"(counts, q) -> {_quantile('counts', 'q')}"
+
+_CALL = re.compile(
+    r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*"|`(?:[^`\\]|\\.)*`|--[^\n]*|/\*.*?\*/|\bhistogram_quantile\s*\(|[(),\[\]]""",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+def with_quantiles(sql: str) -> str:
+    """`sql` with each call of the function replaced by what it does, for a server without SQL functions."""
+    while True:
+        found = next((one for one in _CALL.finditer(sql) if one[0].lower().startswith("histogram_q")), None)
+        parts = _arguments(sql, found.end()) if found else None
+        if found is None or parts is None:
+            return sql  # a call that is not two arguments: the server says what is wrong with it
+        counts, q, end = parts
+        sql = f"{sql[: found.start()]}({_quantile(counts, q)}){sql[end:]}"
+
+
+def _arguments(sql: str, begin: int) -> tuple[str, str, int] | None:
+    depth, commas = 1, []
+    for one in _CALL.finditer(sql, begin):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(one[0][-1], 0) if one[0][0] not in "'\"`-/" else 0
+        if one[0] == "," and depth == 1:
+            commas.append(one.start())
+        if depth == 0:
+            if len(commas) != 1:
+                return None
+            return sql[begin : commas[0]].strip(), sql[commas[0] + 1 : one.start()].strip(), one.end()
+    return None
