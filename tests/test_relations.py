@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from bpfleet.errors import StoreError
 from bpfleet.wire import Column, Schema
-from bpfleet_aggregator.stores.arrow_columns import arrow_column, arrow_type
+from bpfleet_aggregator.stores.arrow_columns import arrow_column, arrow_type, key_rest
+from bpfleet_aggregator.stores.placing import RowStarts, micros
 from bpfleet_aggregator.stores.relations import Recorded, Relations, identifier
+from sample_records import snapshot
 
 
 def schema(collector: str, map_name: str, *columns: Column, version: str = "1") -> Schema:
@@ -216,3 +218,43 @@ def test_columns_that_are_no_stretch_of_memory_are_taken_too() -> None:
     made = arrow_column(column, [strided, strided])
     assert made.to_pylist() == [0, 2, 4, 6, 8] * 2
     assert pa.types.is_uint16(made.type)
+
+
+@given(st.lists(st.binary(min_size=4, max_size=4), max_size=20))
+def test_keys_whose_bytes_differ_are_told_apart_though_their_text_is_the_same(values: list[bytes]) -> None:
+    column = Column("t", "key", "char", 4, "label")
+    array = np.frombuffer(b"".join(values), column.dtype)
+    rest = key_rest([column], [[array]])
+    numbers = [0] * len(values) if rest is None else rest.tolist()
+    texts = arrow_column(column, [array]).to_pylist()
+    assert len(set(zip(texts, numbers, strict=True))) == len(set(values))
+
+
+def test_text_that_says_all_of_its_bytes_needs_no_more() -> None:
+    column = Column("t", "key", "char", 4, "label")
+    assert key_rest([column], [[np.array([b"sh", b"bash", b""], "S4")]]) is None
+
+
+# ---- parts
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_rows_of_a_last_part_follow_those_of_the_parts_before(seen: bool) -> None:
+    starts = RowStarts()
+    changes = {"parts": 3, "entries": 5}
+    parts = [snapshot(seq + 1, {"a": 1, "b": 2}, part=seq, **changes) for seq in (0, 1)]
+    if seen:
+        assert [starts.of(one) for one in parts] == [0, 2]
+    assert starts.of(snapshot(3, {"c": 3}, part=2, **changes)) == 4
+
+
+def test_a_snapshot_in_one_part_begins_at_its_first_row() -> None:
+    assert RowStarts().of(snapshot(1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "moment"),
+    [(-5, 0), (1_999, 1), (1 << 70, 10_413_791_999_999_999)],
+)
+def test_a_time_that_no_store_can_say_is_the_nearest_that_all_can(nanoseconds: int, moment: int) -> None:
+    assert micros(nanoseconds) == moment

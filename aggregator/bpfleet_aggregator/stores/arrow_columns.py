@@ -11,7 +11,7 @@ import pyarrow as pa
 from bpfleet.wire import Column
 from bpfleet.wire.records import Array
 
-__all__ = ["arrow_column", "arrow_type", "text_array"]
+__all__ = ["arrow_column", "arrow_type", "key_rest", "text_array"]
 
 _TYPES = {
     "u8": pa.uint8(),
@@ -91,3 +91,29 @@ def _strings(data: Bytes, lengths: npt.NDArray[np.int64]) -> pa.Array:
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def key_rest(columns: Sequence[Column], arrays: Sequence[Sequence[Array]]) -> npt.NDArray[np.uint64] | None:
+    """For each row 0 where its key columns as text tell it apart, else a number made of their bytes.
+
+    Keys are the same if their bytes are (docs/wire.md), and text leaves out what follows a NUL or is no
+    UTF-8. None where that is so of no row. `arrays` has those of each column, as `arrow_column` takes them.
+    """
+    rest: npt.NDArray[np.uint64] | None = None
+    for column, pieces in zip(columns, arrays, strict=True):
+        if column.part != "key" or column.type != "char":
+            continue
+        size = column.dtype.itemsize
+        texts = np.frombuffer(b"".join([_bytes_of(piece) for piece in pieces]), np.uint8).reshape(-1, size)
+        nul = texts == 0
+        unclear = np.flatnonzero((np.logical_or.accumulate(nul, axis=1) & ~nul).any(axis=1))
+        if (texts & 0x80).any():
+            unclear = np.union1d(unclear, np.flatnonzero((texts & 0x80).any(axis=1)))
+        if len(unclear):
+            if rest is None:
+                rest = np.zeros(len(texts), np.uint64)
+            mixed = rest[unclear]
+            for at in range(size):  # FNV-1a, a column of bytes at a time
+                mixed = (mixed ^ texts[unclear, at]) * np.uint64(0x100000001B3)
+            rest[unclear] = mixed | np.uint64(1)
+    return rest
