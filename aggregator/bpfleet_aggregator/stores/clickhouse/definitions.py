@@ -106,7 +106,7 @@ class Definitions:
                 return
 
     def _wanted_views(self) -> dict[str, str]:
-        wanted = own_views(self.tables, self._registry.select)
+        wanted = own_views(self.tables, self._dialect, self._registry.select)
         placements = self._registry.relations.placements()
         for relation in self._registry.relations:
             wanted[relation.name] = relation_view(relation, placements, self.tables)

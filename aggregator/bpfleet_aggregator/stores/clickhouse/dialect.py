@@ -72,6 +72,12 @@ class Dialect:
         """What rows are ordered by before all else."""
         return f"toStartOfHour({time})" if self.modern else f"intDiv(toUInt32({time}), 3600)"
 
+    def seconds_between(self, later: str, earlier: str) -> str:
+        """The seconds between two points in time, exact to the microsecond."""
+        if self.modern:
+            return f"(toUnixTimestamp64Micro({later}) - toUnixTimestamp64Micro({earlier})) / 1e6"
+        return f"toFloat64({later} - {earlier})"
+
     def type_of(self, column: Column) -> str:
         """The type of a map's field as it is stored."""
         if column.type in ("char", "bytes"):

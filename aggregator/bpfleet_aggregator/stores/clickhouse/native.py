@@ -43,7 +43,8 @@ def encoded_block(columns: Sequence[InsertColumn]) -> list[bytes | memoryview]:
     for column in columns:
         name, kind = column.name.encode(), column.type.encode()
         pieces.append(varint(len(name)) + name + varint(len(kind)) + kind)
-        pieces.extend(_values(column.values))
+        is_nullable = column.type.startswith("Nullable(")
+        pieces.extend(_nullable(column.values) if is_nullable else _values(column.values))
     return pieces
 
 
@@ -63,10 +64,10 @@ def _values(array: pa.Array) -> Iterator[bytes | memoryview]:
         yield _fixed(array)
 
 
-def nullable_values(array: pa.Array) -> Iterator[bytes | memoryview]:
-    """The values of a Nullable column of numbers: a byte each that says NULL, then the values."""
+def _nullable(array: pa.Array) -> Iterator[bytes | memoryview]:
+    """A byte each that says NULL, then the values."""
     yield array.is_null().cast(pa.uint8()).to_numpy().data.cast("B")
-    yield _fixed(array.fill_null(0))
+    yield from _values(array.fill_null("" if pa.types.is_string(array.type) else 0))
 
 
 def _fixed(array: pa.Array) -> memoryview:

@@ -9,10 +9,11 @@ __all__ = ["FUNCTION", "with_quantiles"]
 
 def _quantile(counts: str, q: str) -> str:
     """The value at quantile `q`: within slot i (from 1) it runs evenly from 2^(i-1), in the first from 0, to 2^i."""
-    parts = f"arrayMap(n -> toFloat64(n), {counts})"
+    # Old servers take a lambda's names for aliases of the question's, so they are rare ones.
+    parts = f"arrayMap(q_n -> toFloat64(q_n), {counts})"
     sums = f"arrayCumSum({parts})"
     wanted = f"(least(greatest({q}, 0), 1) * arraySum({parts}))"
-    at = f"arrayFirstIndex((s, n) -> n > 0 AND s >= {wanted}, {sums}, {parts})"
+    at = f"arrayFirstIndex((q_s, q_n) -> q_n > 0 AND q_s >= {wanted}, {sums}, {parts})"
     low = f"if({at} = 1, 0, exp2({at} - 1))"
     before = f"({sums}[{at}] - {parts}[{at}])"
     return (

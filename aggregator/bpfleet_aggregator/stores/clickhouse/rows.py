@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bpfleet.stores import Received
 from bpfleet.wire import Gap, Snapshot, Status
-from bpfleet_aggregator.stores.arrow_columns import arrow_column
+from bpfleet_aggregator.stores.arrow_columns import arrow_column, key_rest
 from bpfleet_aggregator.stores.clickhouse.dialect import Dialect
 from bpfleet_aggregator.stores.clickhouse.native import InsertColumn
 from bpfleet_aggregator.stores.clickhouse.tables import Columns
@@ -80,13 +80,15 @@ _ROW: Members = {
 _SNAPSHOT: Members = {
     **_COMMON,
     "time": _recorded_at,
+    "Read": lambda one: one.record.seq - one.record.part,  # type: ignore[union-attr]
     "Schema": lambda one: one.record.schema.id,  # type: ignore[union-attr]
     "collector": lambda one: one.record.schema.collector,  # type: ignore[union-attr]
     "map": lambda one: one.record.schema.map,  # type: ignore[union-attr]
     **{
         name: _of(name)
-        for name in ("generation", "t0", "part", "parts", "rows", "entries", "max_entries", "complete", "method")
+        for name in ("generation", "t0", "part", "parts", "rows", "entries", "max_entries", "method")
     },
+    "complete": lambda one: int(one.record.complete),  # type: ignore[union-attr]
     "failed_insert": lambda one: one.record.losses.get("failed_insert"),  # type: ignore[union-attr]
     "truncated": lambda one: one.record.losses.get("truncated", 0),  # type: ignore[union-attr]
     "Size": lambda one: one.size,
@@ -106,19 +108,21 @@ _STATUS: Members = {
 }
 
 
-def _software(one: Received, name: str) -> str:
+def _software(one: Received, name: str) -> str | None:
     record = one.record
     assert isinstance(record, Status)
-    return str((record.body.get("software") or {}).get(name) or "")
+    found = (record.body.get("software") or {}).get(name)
+    return None if found is None else str(found)
 
 
 def _array(values: Sequence[Any], kind: str) -> pa.Array:
-    return pa.array(values, _ARROW.get(kind.removeprefix("Nullable(").removesuffix(")"), pa.string()))
+    plain = kind[len("Nullable(") : -1] if kind.startswith("Nullable(") else kind
+    return pa.array(values, _ARROW.get(plain, pa.string()))
 
 
 _ARROW = {
     "UInt8": pa.uint8(),
-    "Bool": pa.bool_(),
+    "Bool": pa.uint8(),
     "UInt32": pa.uint32(),
     "UInt64": pa.uint64(),
     "Float64": pa.float64(),
@@ -153,10 +157,13 @@ def rows(
     starts = np.array([first_row(shot) for shot in shots]) - before
     numbers = (np.arange(total) + np.repeat(starts, counts)).astype(np.uint32)
     made.append(InsertColumn("row", "UInt32", pa.array(numbers)))
-    for index, field in enumerate(placement.fields):
-        column = placement.schema.columns[index]
-        values = arrow_column(column, [shot.columns[index] for shot in shots])
-        made.append(InsertColumn(field.name, dialect.sent(types[field.name]), values))
+    columns = placement.schema.columns
+    arrays = [[shot.columns[index] for shot in shots] for index in range(len(columns))]
+    rest = key_rest(columns, arrays)
+    if rest is not None:
+        made.append(InsertColumn("Rest", "UInt64", pa.array(rest)))
+    for field, column, some in zip(placement.fields, columns, arrays, strict=True):
+        made.append(InsertColumn(field.name, dialect.sent(types[field.name]), arrow_column(column, some)))
     return made
 
 
@@ -190,7 +197,8 @@ def collectors(batch: Sequence[Received], types: Columns, dialect: Dialect) -> l
     found["collector"] = [body["name"] for _, _, body in told]
     found["version"] = [body.get("version") or "" for _, _, body in told]
     found["state"] = [body["state"] for _, _, body in told]
-    found["error"] = [_json(body["error"]) if body.get("error") else "" for _, _, body in told]
+    for member, of_error in (("error", "what"), ("remedy", "remedy")):
+        found[member] = [(body.get("error") or {}).get(of_error) or "" for _, _, body in told]
     found["generation"] = [body.get("generation") for _, _, body in told]
     found["interval_s"] = [body.get("interval_s") for _, _, body in told]
     return _made(found, types, dialect)

@@ -51,6 +51,7 @@ _OWN: Mapping[str, Columns] = {
         "map": "word",
         "relation": "word",
         "Schema": "word",
+        "Read": "UInt64",
         "generation": "UInt64",
         "t0": "steps",
         "t1": "steps",
@@ -84,8 +85,8 @@ _OWN: Mapping[str, Columns] = {
         **_IDENTITY,
         "t1": "UInt64",
         "seq": "UInt64",
-        "version": "word",
-        "kernel": "word",
+        "version": "Nullable(String)",
+        "kernel": "Nullable(String)",
         "labels": "word",
         "body": "String",
         **_DELIVERY,
@@ -100,6 +101,7 @@ _OWN: Mapping[str, Columns] = {
         "version": "word",
         "state": "word",
         "error": "String",
+        "remedy": "String",
         "generation": "Nullable(UInt64)",
         "interval_s": "Nullable(Float64)",
         **_DELIVERY,
@@ -119,7 +121,7 @@ def rows_table(relation: Relation, dialect: Dialect) -> Table:
     """The table of a map's rows."""
     fields = {field.name: dialect.type_of(field.column) for field in relation.fields}
     growing = {field.name for field in relation.fields if field.is_growing and field.column.count is None}
-    columns = {**_MAP, "Read": "UInt64", "Schema": "word", **_DELIVERY}
+    columns = {**_MAP, "Read": "UInt64", "Rest": "UInt64", "Schema": "word", **_DELIVERY}
     return _table(f"Rows_{relation.name}", columns, dialect, fields, growing)
 
 

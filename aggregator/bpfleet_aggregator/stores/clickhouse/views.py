@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from bpfleet_aggregator.stores.clickhouse.dialect import Dialect
 from bpfleet_aggregator.stores.clickhouse.literals import quoted, text
 from bpfleet_aggregator.stores.clickhouse.tables import COLLECTORS, GAPS, SNAPSHOTS, STATUSES, Tables
 from bpfleet_aggregator.stores.relations import FIXED, Field, Placement, Relation
@@ -35,11 +36,6 @@ def _expression(field: Field, schemas: Sequence[Placement]) -> str:
     return f"if(`Schema` IN ({', '.join(map(text, lacking))}), NULL, {name})"
 
 
-def _seconds(later: str, earlier: str) -> str:
-    """The seconds between two points in time, to the microsecond, in either dialect."""
-    return f"(toFloat64({later}) - toFloat64({earlier}))"
-
-
 def relation_view(relation: Relation, placements: Iterable[Placement], tables: Tables) -> str:
     """What a map's relation selects."""
     fields = field_expressions(relation, placements)
@@ -48,44 +44,63 @@ def relation_view(relation: Relation, placements: Iterable[Placement], tables: T
     return f"SELECT {', '.join(columns)} FROM {tables.named(f'Rows_{relation.name}')} FINAL"
 
 
-def own_views(tables: Tables, schemas: str) -> dict[str, str]:
+def own_views(tables: Tables, dialect: Dialect, schemas: str) -> dict[str, str]:
     """The relations that are no map's, by name; `schemas` selects the registry."""
     shots, gaps, statuses, collectors = (
         f"{tables.named(name)} FINAL" for name in (SNAPSHOTS, GAPS, STATUSES, COLLECTORS)
     )
-    # One row for each record, so that one pass finds the latest of everything; `Order` sorts records of an agent.
-    records = " UNION ALL ".join(
-        f"SELECT agent, host, boot, run, time, `Received`, (`Received`, {order}) AS `Order`,"
-        f" {lost} AS lost, {is_gap} AS is_gap FROM {name}"
-        for name, order, lost, is_gap in (
-            (shots, "seq", "toUInt64(0)", 0),
-            (statuses, "seq", "toUInt64(0)", 0),
-            (gaps, "seq", "`count`", 1),
-        )
-    )
-    latest = "(`Received`, seq)"
-    told = (
-        f"SELECT agent, argMax(version, {latest}) AS version, argMax(kernel, {latest}) AS kernel,"
-        f" argMax(labels, {latest}) AS labels FROM {statuses} GROUP BY agent"
-    )
-    seen = (
-        "SELECT agent, argMax(host, `Order`) AS host, min(time) AS first_seen, max(time) AS last_seen,"
-        " argMax(boot, `Order`) AS boot, argMax(run, `Order`) AS run,"
-        f" argMaxIf({_seconds('`Received`', 'time')}, `Order`, is_gap = 0) AS clock_offset_s,"
-        " count() AS records, toUInt64(sum(is_gap)) AS gaps, sum(lost) AS lost"
-        f" FROM ({records}) GROUP BY agent"
-    )
-    newest = f"SELECT agent, argMax((run, seq, boot), {latest}) AS of FROM {statuses} GROUP BY agent"
+    # Two gaps that differ in nothing but seq and t1 are a repeat (docs/wire.md).
+    told = "agent, host, boot, run, `first`, `last`, `count`, reason, sink"
+    each_gap = f"SELECT {told}, min(time) AS told_at FROM {gaps} GROUP BY {told}"
     return {
-        "agents": "SELECT agent, host, first_seen, last_seen, boot, run, version, kernel, labels, clock_offset_s,"
-        f" records, gaps, lost FROM ({seen}) ANY LEFT JOIN ({told}) USING (agent)",
-        "collectors": "SELECT agent, host, collector, version, state, error, generation, interval_s,"
-        f" time AS last_seen FROM {collectors} WHERE (agent, run, seq, boot) IN"
-        f" (SELECT agent, of.1, of.2, of.3 FROM ({newest}))",
+        "agents": _agents(shots, statuses, gaps, each_gap, dialect),
+        "collectors": _collectors(statuses, collectors),
         "snapshots": f"SELECT agent, host, collector, `map`, relation, time, t0, t1, seq, part, parts, `rows`, entries,"
         " max_entries, complete, method, failed_insert, truncated, `Spool` AS spool, `SpoolSeq` AS spool_seq,"
-        f" `Received` AS received FROM {shots}",
-        "gaps": f"SELECT agent, host, time, `first`, `last`, `count`, reason, sink FROM {gaps}",
-        "statuses": f"SELECT agent, host, time, seq, body FROM {statuses}",
+        f" `Received` AS received, boot, run, generation, `Schema` AS `schema` FROM {shots}",
+        "gaps": "SELECT agent, host, told_at AS time, `first`, `last`, `count`, reason, sink, boot, run"
+        f" FROM ({each_gap})",
+        "statuses": f"SELECT agent, host, time, seq, body, boot, run, t1, `Received` AS received FROM {statuses}",
         "schemas": schemas,
     }
+
+
+def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialect) -> str:
+    """One pass over all records, one row for each, so that the latest of everything is found without a join."""
+    nothing = "CAST(NULL AS Nullable(String))"
+    offset = dialect.seconds_between("`Received`", "time")
+    told = "agent, host, boot, run, `Received`, seq"
+    records = (
+        f"SELECT {told}, 'snapshot' AS kind, {offset} AS late, {nothing} AS said_version, {nothing} AS said_kernel,"
+        f" {nothing} AS said_labels, toUInt64(0) AS missing FROM {shots}"
+        f" UNION ALL SELECT {told}, 'status', {offset}, version, kernel, CAST(labels AS Nullable(String)),"
+        f" toUInt64(0) FROM {statuses}"
+        f" UNION ALL SELECT {told}, 'gap', toFloat64(0), {nothing}, {nothing}, {nothing}, toUInt64(0) FROM {gaps}"
+        # Each loss once, though it was told twice.
+        " UNION ALL SELECT agent, host, boot, run, told_at, toUInt64(0), 'loss', toFloat64(0),"
+        f" {nothing}, {nothing}, {nothing}, `count` FROM ({each_gap})"
+    )
+    # A tuple holds a NULL; argMax would step over it.
+    latest = ", ".join(
+        f"argMaxIf(tuple(said_{name}), (`Received`, seq), kind = 'status').1 AS {name}"
+        for name in ("version", "kernel", "labels")
+    )
+    return (
+        "SELECT agent, argMax(host, (`Received`, seq)) AS host, min(`Received`) AS first_seen,"
+        " max(`Received`) AS last_seen, argMax(boot, (`Received`, seq)) AS boot,"
+        f" argMax(run, (`Received`, seq)) AS run, {latest},"
+        " if(countIf(kind IN ('snapshot', 'status')) = 0, NULL,"
+        " argMaxIf(late, (`Received`, seq), kind IN ('snapshot', 'status'))) AS clock_offset_s,"
+        " countIf(kind != 'loss') AS records, countIf(kind = 'loss') AS gaps, sum(missing) AS lost"
+        f" FROM ({records}) GROUP BY agent"
+    )
+
+
+def _collectors(statuses: str, collectors: str) -> str:
+    """What the latest status of each agent says."""
+    newest = f"SELECT agent, argMax((boot, run, seq), (`Received`, seq)) AS status FROM {statuses} GROUP BY agent"
+    return (
+        "SELECT agent, host, collector, version, state, error, remedy, generation, interval_s,"
+        f" `Received` AS last_seen FROM {collectors} WHERE (agent, boot, run, seq) IN"
+        f" (SELECT agent, status.1, status.2, status.3 FROM ({newest}))"
+    )
