@@ -7,18 +7,25 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pyarrow as pa
 
+from bpfleet.settings import Duration
+from bpfleet.stores import StoreContext
 from bpfleet_aggregator.stores.clickhouse.failures import Refused
 from bpfleet_aggregator.stores.clickhouse.native import InsertColumn, encoded_block
-from bpfleet_aggregator.stores.clickhouse.server import answer_of
+from bpfleet_aggregator.stores.clickhouse.reader import ClickhouseReader, open_reader
+from bpfleet_aggregator.stores.clickhouse.server import HttpServer, Server, answer_of
+from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
+from bpfleet_aggregator.stores.clickhouse.store import ClickhouseStore, open_store
 
 PASSWORD = "correct horse"
 
@@ -144,3 +151,70 @@ class Engine:
 
     def close(self) -> None:
         """It goes on: others in this process use it too."""
+
+    def end(self) -> None:
+        """For good."""
+        self._session.close()
+
+
+class Place:
+    """A database of its own on a server, or in the engine: where a test's stores and readers meet."""
+
+    def __init__(self, server: ServerProcess | None, engine: Engine | None, state: Path) -> None:
+        self._server, self._engine = server, engine
+        self.database = f"t_{uuid4().hex[:12]}"
+        self.context = StoreContext("clickhouse", state, self.noted.append)
+        self._opened: list[ClickhouseStore | ClickhouseReader] = []
+
+    @cached_property
+    def noted(self) -> list[str]:
+        """What stores told the operator."""
+        return []
+
+    @property
+    def is_modern(self) -> bool:
+        return self._engine is not None
+
+    def settings(self, **changes: Any) -> ClickhouseSettings:
+        url = self._server.url if self._server is not None else "http://127.0.0.1:1"
+        return ClickhouseSettings(**{"url": url, "database": self.database, "timeout": Duration(60.0), **changes})
+
+    def store(self, **changes: Any) -> ClickhouseStore:
+        settings = self.settings(**changes)
+        made = (
+            open_store(settings, self.context)
+            if self._engine is None
+            else ClickhouseStore(self._engine, settings, self.context)
+        )
+        self._opened.append(made)
+        return made
+
+    def reader(self, **changes: Any) -> ClickhouseReader:
+        settings = self.settings(**changes)
+        made = (
+            open_reader(settings, self.context)
+            if self._engine is None
+            else ClickhouseReader(self._engine, settings)
+        )
+        self._opened.append(made)
+        return made
+
+    def raw(self) -> Server:
+        """The server itself, for what no store does."""
+        return self._engine or HttpServer(self.settings(), "")
+
+    def ask(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """One question by a reader that is closed again."""
+        reader = self.reader()
+        try:
+            rows: list[dict[str, Any]] = reader.query(sql, parameters).read_all().to_pylist()
+            return rows
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        for one in self._opened:
+            one.close()
+        server = self.raw()
+        server.run(f"DROP DATABASE IF EXISTS {self.database}")
+        server.close()

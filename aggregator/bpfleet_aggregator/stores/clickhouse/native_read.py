@@ -32,11 +32,16 @@ class Damaged(Exception):
 
 
 _NUMBERS = {
-    **{f"UInt{bits}": (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())[i] for i, bits in enumerate((8, 16, 32, 64))},
-    **{f"Int{bits}": (pa.int8(), pa.int16(), pa.int32(), pa.int64())[i] for i, bits in enumerate((8, 16, 32, 64))},
+    "UInt8": pa.uint8(),
+    "UInt16": pa.uint16(),
+    "UInt32": pa.uint32(),
+    "UInt64": pa.uint64(),
+    "Int8": pa.int8(),
+    "Int16": pa.int16(),
+    "Int32": pa.int32(),
+    "Int64": pa.int64(),
     "Float32": pa.float32(),
     "Float64": pa.float64(),
-    "DateTime": pa.timestamp("s", "UTC"),
 }
 _WRAPPED = re.compile(r"(\w+)\((.*)\)\Z", re.DOTALL)
 _STEPS = {0: "s", 3: "ms", 6: "us", 9: "ns"}
@@ -105,16 +110,8 @@ def _decoder(kind: str) -> _Decode:
     """How columns of a type are read; raises StoreError for one that Arrow has nothing for."""
     if kind in _NUMBERS:
         return _fixed(_NUMBERS[kind])
-    if kind == "String":
-        return _strings
-    if kind == "Bool":
-        return lambda reader, rows: pa.array(np.frombuffer(reader.exactly(rows), np.uint8) != 0)
-    if kind == "Nothing":
-        return _nothing
-    if kind == "Date":
-        return _days
-    if kind == "UUID":
-        return _uuids
+    if kind in _OTHERS:
+        return _OTHERS[kind]
     found = _WRAPPED.match(kind)
     wrapped = _wrapped(found[1], found[2], kind) if found else None
     if wrapped is None:
@@ -138,7 +135,7 @@ def _wrapped(outer: str, inner: str, kind: str) -> _Decode | None:
         size = int(inner)
         return lambda reader, rows: _joined(reader.exactly(rows * size), size)
     if outer == "DateTime":
-        return _fixed(_NUMBERS["DateTime"])
+        return _seconds
     if outer == "DateTime64":
         scale = int(inner.partition(",")[0])
         return _fixed(pa.timestamp(_STEPS[scale], "UTC")) if scale in _STEPS else None
@@ -189,6 +186,10 @@ def _joined(data: bytes, size: int) -> pa.Array:
     return _text([data[at : at + size].rstrip(b"\0") for at in range(0, len(data), size)])
 
 
+def _bools(reader: _Reader, rows: int) -> pa.Array:
+    return pa.array(np.frombuffer(reader.exactly(rows), np.uint8) != 0)
+
+
 def _nothing(reader: _Reader, rows: int) -> pa.Array:
     reader.exactly(rows)
     return pa.nulls(rows)
@@ -199,10 +200,25 @@ def _days(reader: _Reader, rows: int) -> pa.Array:
     return pa.array(days, pa.int32()).cast(pa.date32())
 
 
+def _seconds(reader: _Reader, rows: int) -> pa.Array:
+    seconds = np.frombuffer(reader.exactly(4 * rows), "<u4").astype("<i8")
+    return pa.array(seconds, pa.int64()).cast(pa.timestamp("s", "UTC"))
+
+
 def _uuids(reader: _Reader, rows: int) -> pa.Array:
     halves = np.frombuffer(reader.exactly(16 * rows), "<u8").reshape(rows, 2).tolist()
     texts = [f"{high:016x}{low:016x}" for high, low in halves]
     return pa.array([f"{t[:8]}-{t[8:12]}-{t[12:16]}-{t[16:20]}-{t[20:]}" for t in texts], pa.string())
+
+
+_OTHERS: Mapping[str, _Decode] = {
+    "String": _strings,
+    "Bool": _bools,
+    "Nothing": _nothing,
+    "Date": _days,
+    "DateTime": _seconds,
+    "UUID": _uuids,
+}
 
 
 def _nullable(decode: _Decode) -> _Decode:

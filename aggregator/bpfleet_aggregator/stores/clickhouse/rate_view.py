@@ -89,17 +89,20 @@ def rate_view(
 
 def _fell(index: int, growing: RateField) -> str:
     if growing.field.column.count is not None:
-        return f"arrayExists((x, y) -> x < y, `N{index}`, `O{index}`)"
+        return f"arrayExists((x, y) -> x < y, `N{index}`, {_old_array(index)})"
     return f"ifNull(`N{index}` < `O{index}`, 0)"
+
+
+def _old_array(index: int) -> str:
+    """What was before, or something as long: servers insist on it where nobody looks at the result, too."""
+    return f"if(`HasOld`, `O{index}`, `N{index}`)"
 
 
 def _increase(index: int, growing: RateField, kind: str) -> str:
     """The increase: NULL (or an empty array) where unknown."""
     if growing.field.column.count is not None:
         element = kind[len("Array(") : -1]
-        # Of different lengths only where there is nothing to subtract: then the other's are as many zeros.
-        old = f"if(`HasOld`, `O{index}`, `N{index}`)"
-        difference = f"arrayMap((x, y) -> CAST(x - y AS {element}), `N{index}`, {old})"
+        difference = f"arrayMap((x, y) -> CAST(x - y AS {element}), `N{index}`, {_old_array(index)})"
         nothing = f"CAST([] AS {kind})"
     else:
         difference = f"CAST(`N{index}` - `O{index}` AS Nullable({kind}))"

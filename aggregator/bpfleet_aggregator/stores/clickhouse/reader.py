@@ -44,9 +44,9 @@ class ClickhouseReader:
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.RecordBatchReader:
         """Run one statement that reads; `?` stands for a parameter. Raises StoreError with the engine's words."""
-        asked = filled_in(sql.strip().rstrip(";"), parameters, has_fractions=self._dialect.modern)
-        if self._dialect.version < (21, 10):
-            asked = with_quantiles(asked)
+        asked = with_quantiles(
+            filled_in(sql.strip().rstrip(";"), parameters, has_fractions=self._dialect.modern)
+        )
         batches = self._server.ask(asked, self._settings)
         first = next(batches, None)
         if first is None:
