@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import agent, cost, delay, machine, reading, tick, wire
+from bench import agent, cost, delay, machine, reading, store, tick, wire
 from bench.tables import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
     "wire": wire.run,
     "agent": agent.run,
     "cost": cost.run,
+    "store": store.run,
 }
 
 

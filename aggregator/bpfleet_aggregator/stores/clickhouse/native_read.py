@@ -28,7 +28,18 @@ class EndOfAnswer(Exception):
 
 
 class Damaged(Exception):
-    """Raised where bytes are no block: as a rule an error's text that the server put behind the blocks."""
+    """Raised where bytes are no block: as a rule an error's text that the server put behind the blocks.
+
+    `begin` is what was taken for a block's first bytes.
+    """
+
+    def __init__(self, begin: bytes) -> None:
+        super().__init__()
+        self.begin = begin
+
+
+_KEPT = 4096
+"""Bytes of a block's beginning that are remembered until it has been read."""
 
 
 _NUMBERS = {
@@ -52,46 +63,54 @@ _TIME_DECIMAL = "Decimal(18, 6)"
 class _Reader:
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.begin = b""
 
     def exactly(self, size: int) -> bytes:
         made = self._source.read(size)
+        if len(self.begin) < _KEPT:
+            self.begin += made[:_KEPT]
         if len(made) != size:
-            raise Damaged(made)
+            raise self.damaged()
         return made
 
-    def varint(self, first: bytes = b"") -> int:
+    def damaged(self) -> Damaged:
+        return Damaged(self.begin)
+
+    def varint(self) -> int:
         number = shift = 0
         while True:
-            (byte,) = first or self.exactly(1)
-            first = b""
+            (byte,) = self.exactly(1)
             number |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return number
             shift += 7
             if shift > 63:
-                raise Damaged(b"")
+                raise self.damaged()
 
     def text(self) -> str:
         size = self.varint()
         if size > 1 << 16:
-            raise Damaged(b"")
+            raise self.damaged()
         return self.exactly(size).decode("utf-8", "replace")
 
 
 def read_block(source: Source, expected: pa.Schema | None = None) -> pa.RecordBatch:
     """The next block; `expected` is the schema of those before. Raises EndOfAnswer behind the last one."""
-    first = source.read(1)
-    if not first:
-        raise EndOfAnswer
     reader = _Reader(source)
-    columns, rows = reader.varint(first), reader.varint()
+    try:
+        columns = reader.varint()
+    except Damaged as damage:
+        if damage.begin:
+            raise
+        raise EndOfAnswer from None
+    rows = reader.varint()
     if expected is not None and columns != len(expected):
-        raise Damaged(b"")
+        raise reader.damaged()
     names, arrays = [], []
     for index in range(columns):
         names.append(reader.text())
         if expected is not None and names[-1] != expected.names[index]:
-            raise Damaged(b"")
+            raise reader.damaged()
         read = _decoder(reader.text())
         arrays.append(read(reader, rows))
     return pa.RecordBatch.from_arrays(arrays, names=names)

@@ -54,7 +54,7 @@ def answer_of(source: Source, where: str) -> Iterator[pa.RecordBatch]:
         except EndOfAnswer:
             return
         except Damaged as damage:
-            rest = b"".join(one for one in damage.args if one) + source.read(1 << 16)
+            rest = damage.begin + source.read(1 << 16)
             if b"Code: " not in rest:
                 raise StoreError("the answer broke off, or is damaged", where=where, remedy="ask again") from None
             raise Refused(rest.decode("utf-8", "replace"), where=where) from None

@@ -1,0 +1,167 @@
+"""A batch of records as Arrow tables, one for each table that they go to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from bpfleet.stores import Received
+from bpfleet.wire import Gap, Snapshot, Status
+from bpfleet_aggregator.stores.arrow_columns import arrow_column, key_rest
+from bpfleet_aggregator.stores.duckdb.streams import Link
+from bpfleet_aggregator.stores.duckdb.tables import GAPS, REST, SNAPSHOTS, STATUSES, data_table
+from bpfleet_aggregator.stores.placing import micros
+from bpfleet_aggregator.stores.relations import Placement
+
+__all__ = ["Batch", "Placed"]
+
+_ARROW = {
+    "UBIGINT": pa.uint64(),
+    "UINTEGER": pa.uint32(),
+    "BIGINT": pa.int64(),
+    "BOOLEAN": pa.bool_(),
+    "VARCHAR": pa.string(),
+    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A snapshot with its numbers."""
+
+    received: Received
+    record: Snapshot
+    number: int
+    """Of the snapshot in the store."""
+    first: int
+    """`_n` of its first row."""
+    start: int
+    """The row of the whole snapshot that this part begins with."""
+    link: Link
+    relation: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records by where they go."""
+
+    snapshots: list[Placed] = field(default_factory=list)
+    by_schema: dict[str, tuple[Placement, list[Placed]]] = field(default_factory=dict)
+    gaps: list[Received] = field(default_factory=list)
+    statuses: list[Received] = field(default_factory=list)
+
+    def add(self, placed: Placed, placement: Placement) -> None:
+        """Take in a snapshot."""
+        self.snapshots.append(placed)
+        rows = self.by_schema.setdefault(placement.schema.id, (placement, []))[1]
+        if placed.record.rows:
+            rows.append(placed)
+
+    def tables(self) -> Iterator[tuple[str, pa.Table]]:
+        """The names of tables, and what is to be added to each."""
+        for placement, placed in self.by_schema.values():
+            if placed:
+                yield data_table(placement.schema.id), _data(placement, placed)
+        for name, columns, made, rows in (
+            ("snapshots", SNAPSHOTS, _SNAPSHOT, self.snapshots),
+            ("gaps", GAPS, _GAP, self.gaps),
+            ("statuses", STATUSES, _STATUS, self.statuses),
+        ):
+            if rows:
+                yield name, _records(columns, made, rows)
+
+
+def _data(placement: Placement, placed: Sequence[Placed]) -> pa.Table:
+    counts = [one.record.rows for one in placed]
+    starts = np.array([one.first for one in placed], np.int64)
+    ends = np.cumsum(counts)
+    total = int(ends[-1])
+    columns = placement.schema.columns
+    arrays = [[one.record.columns[index] for one in placed] for index in range(len(columns))]
+    rest = key_rest(columns, arrays)
+    made = {
+        "_snapshot": pa.array(np.repeat(np.array([one.number for one in placed], np.uint64), counts)),
+        # Consecutive, unless rows of other schemas lie between.
+        "_n": pa.array(np.arange(total) + np.repeat(starts - (ends - counts), counts)),
+        REST: pa.nulls(total, pa.uint64()) if rest is None else pa.array(rest, mask=rest == 0),
+    }
+    for part, column, pieces in zip(placement.fields, columns, arrays, strict=True):
+        made[part.name] = arrow_column(column, pieces)
+    return pa.table(made)
+
+
+def _records(columns: dict[str, str], made: dict[str, Callable[[Any], Any]], rows: Sequence[Any]) -> pa.Table:
+    return pa.table(
+        {
+            name: pa.array(map(made[name], rows), _ARROW[kind], size=len(rows))
+            for name, kind in columns.items()
+        }
+    )
+
+
+def _of_snapshot(name: str) -> Callable[[Placed], Any]:
+    return lambda one: getattr(one.record, name)
+
+
+_SNAPSHOT: dict[str, Callable[[Placed], Any]] = {
+    "snapshot": lambda one: one.number,
+    "read": lambda one: one.link.read,
+    "before": lambda one: one.link.before,
+    "before_t1": lambda one: one.link.before_t1,
+    "before_whole": lambda one: one.link.before_whole,
+    "late": lambda one: one.link.late,
+    "base": lambda one: one.first - one.start,
+    "time": lambda one: micros(one.record.t1 + one.record.wall_offset),
+    "agent": lambda one: one.received.agent,
+    "host": lambda one: one.record.origin.host,
+    "boot": lambda one: one.record.origin.boot,
+    "run": lambda one: one.record.origin.run,
+    "collector": lambda one: one.record.schema.collector,
+    "map": lambda one: one.record.schema.map,
+    "relation": lambda one: one.relation,
+    "schema": lambda one: one.record.schema.id,
+    "failed_insert": lambda one: one.record.losses.get("failed_insert"),
+    "truncated": lambda one: one.record.losses.get("truncated"),
+    "spool": lambda one: one.received.spool,
+    "spool_seq": lambda one: one.received.seq,
+    "received": lambda one: micros(one.received.at),
+}
+_SNAPSHOT |= {name: _of_snapshot(name) for name in SNAPSHOTS if name not in _SNAPSHOT}
+
+_ORIGIN: dict[str, Callable[[Received], Any]] = {
+    "agent": lambda one: one.agent,
+    "host": lambda one: _told(one).origin.host,
+    "boot": lambda one: _told(one).origin.boot,
+    "run": lambda one: _told(one).origin.run,
+    "seq": lambda one: _told(one).seq,
+    "t1": lambda one: _told(one).t1,
+    "spool": lambda one: one.spool,
+    "spool_seq": lambda one: one.seq,
+}
+
+
+def _of_gap(name: str) -> Callable[[Received], Any]:
+    return lambda one: getattr(one.record, name)
+
+
+_GAP: dict[str, Callable[[Received], Any]] = {
+    **_ORIGIN,
+    "time": lambda one: micros(one.at),
+    **{name: _of_gap(name) for name in ("first", "last", "count", "reason", "sink")},
+}
+_STATUS: dict[str, Callable[[Received], Any]] = {
+    **_ORIGIN,
+    "time": lambda one: micros(_told(one).t1 + one.record.wall_offset),  # type: ignore[union-attr]
+    "body": lambda one: msgspec.json.encode(one.record.body).decode(),  # type: ignore[union-attr]
+    "received": lambda one: micros(one.at),
+}
+
+
+def _told(one: Received) -> Gap | Status:
+    assert not isinstance(one.record, Snapshot)
+    return one.record

@@ -1,0 +1,227 @@
+"""The partition files of a store: opened, begun, removed.
+
+A DuckDB file never shrinks, so what is too old goes by the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from bpfleet.errors import StoreError
+from bpfleet_aggregator.stores.duckdb import engine
+from bpfleet_aggregator.stores.duckdb.files import (
+    folder_size,
+    partition_files,
+    partition_name,
+    set_aside,
+    size_of,
+    unlink,
+)
+from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
+from bpfleet_aggregator.stores.duckdb.tables import ddl
+from bpfleet_aggregator.stores.relations import Recorded, Relations
+
+__all__ = ["Partition", "Partitions"]
+
+_FORMAT = 1
+
+
+@dataclass(slots=True)
+class Partition:
+    """One file, attached."""
+
+    number: int
+    path: Path
+    began: int = 0
+    """Unix time in ns."""
+    tables: set[str] = field(default_factory=set)
+    is_empty: bool = True
+    """Whether it has no record yet."""
+
+    @property
+    def alias(self) -> str:
+        """The database's name in SQL."""
+        return f"p{self.number}"
+
+
+class Partitions:
+    """The files of one folder, oldest first; the last one takes what comes."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        folder: Path,
+        settings: DuckdbSettings,
+        note: Callable[[str], None],
+        *,
+        writable: bool,
+    ) -> None:
+        self.all: list[Partition] = []
+        self.relations = Relations()
+        self._connection = connection
+        self._folder = folder
+        self._settings = settings
+        self._note = note
+        self._writable = writable
+        self._next = 1
+        self.can_go_on = False
+        """Whether the current one is open for writing; else a new one is to be begun."""
+
+    @property
+    def current(self) -> Partition:
+        """The one that takes what comes."""
+        return self.all[-1]
+
+    def open(self) -> None:
+        """Attach what there is; what is damaged is set aside."""
+        self.can_go_on = False
+        files = list(partition_files(self._folder))
+        for number, path in files:
+            self._next = number + 1
+            partition = Partition(number, path)
+            is_last = number == files[-1][0]
+            try:
+                whole = self._attach(partition, for_writing=self._writable and is_last)
+            except duckdb.Error as error:
+                self._damaged(partition, error)
+                continue
+            if whole:
+                self.all.append(partition)
+                self.can_go_on = is_last
+                continue
+            engine.detach(self._connection, partition.alias)
+            if self._writable:
+                unlink(path)  # begun, and nothing stored in it yet, when its writer was killed
+
+    def _attach(self, partition: Partition, *, for_writing: bool) -> bool:
+        """Whether it is one that was finished."""
+        block_size = self._settings.block_size if for_writing else None
+        engine.attach(self._connection, partition.path, partition.alias, block_size=block_size)
+        alias = partition.alias
+        tables = self._connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [alias]
+        ).fetchall()
+        partition.tables = {name for (name,) in tables}
+        if "partition" not in partition.tables:
+            return False
+        made = self._connection.execute(f"SELECT format, began FROM {alias}.partition").fetchall()
+        if not made:
+            return False
+        ((form, partition.began),) = made
+        if form != _FORMAT:
+            raise StoreError(
+                f"the partition is of format {form}, this release writes {_FORMAT}",
+                where=str(partition.path),
+                remedy="use the release that wrote it, or give the store another path",
+            )
+        ((partition.is_empty,),) = self._connection.execute(_IS_EMPTY.format(p=alias)).fetchall()
+        for row in self._connection.execute(f"SELECT * FROM {alias}.schemas").fetchall():
+            self.relations.restore(Recorded(*row))
+        return True
+
+    def _damaged(self, partition: Partition, error: duckdb.Error) -> None:
+        engine.detach(self._connection, partition.alias)
+        words = str(error).splitlines()[0]
+        if self._writable:
+            aside = set_aside(partition.path)
+            self._note(f"partition {partition.path} is damaged and was set aside as {aside.name}: {words}")
+        else:
+            self._note(f"partition {partition.path} is damaged and was left out: {words}")
+
+    def begin(self, marks: pa.Table, streams: Sequence[tuple[object, ...]]) -> None:
+        """A new file, which begins with all that must outlive the files before."""
+        number = self._next
+        partition = Partition(number, self._folder / partition_name(number), time.time_ns())
+        alias = partition.alias
+        connection = self._connection
+        engine.attach(connection, partition.path, alias, block_size=self._settings.block_size)
+        try:
+            connection.execute("BEGIN")
+            for statement in ddl(alias):
+                connection.execute(statement)
+            if marks.num_rows:
+                connection.register("carried_marks", marks)
+                connection.execute(f"INSERT INTO {alias}.marks SELECT * FROM carried_marks")
+                connection.unregister("carried_marks")
+            for table, rows in (("streams", streams), ("schemas", self._schemas_in_use())):
+                if rows:
+                    places = ", ".join("?" * len(rows[0]))
+                    connection.executemany(f"INSERT INTO {alias}.{table} VALUES ({places})", rows)
+            connection.execute(
+                f"INSERT INTO {alias}.partition VALUES (?, ?, ?)", [_FORMAT, number, partition.began]
+            )
+            connection.execute("COMMIT")
+        except duckdb.Error:
+            _roll_back(connection)
+            engine.detach(connection, alias)
+            unlink(partition.path)
+            raise
+        directory = os.open(self._folder, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+        self._next = number + 1
+        self.all.append(partition)
+        self.can_go_on = True
+
+    def _schemas_in_use(self) -> list[tuple[str, ...]]:
+        tables = set().union(*(partition.tables for partition in self.all))
+        return [
+            (made.schema, made.relation, made.collector, made.version, made.map, made.help, made.columns)
+            for made in (placement.recorded() for placement in self.relations.placements())
+            if f"d_{made.schema}" in tables
+        ]
+
+    def is_due(self) -> bool:
+        """Whether the current file has taken enough, or taken long enough."""
+        if self.current.is_empty:
+            return False
+        age = (time.time_ns() - self.current.began) / 1e9
+        return age > self._settings.partition or size_of(self.current.path) > self._settings.partition_size
+
+    def reopen(self) -> None:
+        """Attach the current file anew: from then on it is as the disk has it."""
+        current = self.current
+        _roll_back(self._connection)
+        engine.detach(self._connection, current.alias)
+        if not self._attach(current, for_writing=True):
+            raise StoreError("the current partition has lost its tables", where=str(current.path))
+
+    def too_many(self) -> list[Partition]:
+        """Those that are to go: too old, or what is beyond the limit of size."""
+        limit = time.time_ns() - int(self._settings.retention * 1e9)
+        old = [one for one, later in zip(self.all, self.all[1:], strict=False) if later.began < limit]
+        excess = folder_size(self._folder) - self._settings.size_limit - sum(size_of(one.path) for one in old)
+        for one in self.all[len(old) : -1]:
+            if excess <= 0:
+                break
+            excess -= size_of(one.path)
+            old.append(one)
+        return old
+
+    def remove(self, partition: Partition) -> None:
+        """Let go of a file and delete it; the disk has the room once the last question about it has ended."""
+        self.all.remove(partition)
+        engine.detach(self._connection, partition.alias)
+        size = size_of(partition.path)
+        unlink(partition.path)
+        self._note(
+            f"partition {partition.path.name} removed: {size / 1e6:,.1f} MB, by retention or size_limit"
+        )
+
+
+_IS_EMPTY = (
+    "SELECT NOT EXISTS (FROM {p}.snapshots) AND NOT EXISTS (FROM {p}.gaps) AND NOT EXISTS (FROM {p}.statuses)"
+)
+
+
+def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
+    with contextlib.suppress(duckdb.Error):  # none is open any more where the error ended it
+        connection.execute("ROLLBACK")

@@ -1,0 +1,209 @@
+"""The embedded store as the aggregator's committer sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import duckdb
+
+from bpfleet.errors import StoreError
+from bpfleet.stores import Received, StoreContext
+from bpfleet.wire import Gap, Snapshot
+from bpfleet_aggregator.stores.duckdb import engine
+from bpfleet_aggregator.stores.duckdb.batch import Batch, Placed
+from bpfleet_aggregator.stores.duckdb.files import Lock
+from bpfleet_aggregator.stores.duckdb.partitions import Partitions
+from bpfleet_aggregator.stores.duckdb.server import Server
+from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
+from bpfleet_aggregator.stores.duckdb.state import Marks, State
+from bpfleet_aggregator.stores.duckdb.tables import data_ddl, data_table
+from bpfleet_aggregator.stores.duckdb.views import Views
+from bpfleet_aggregator.stores.placing import RowStarts
+from bpfleet_aggregator.stores.relations import Placement
+
+__all__ = ["DuckdbStore"]
+
+_PATIENCE = 10.0
+"""Seconds to wait at the start for a reader that has a partition open."""
+
+
+class DuckdbStore:
+    """Keeps records in partition files, and answers questions on a socket beside them."""
+
+    def __init__(self, settings: DuckdbSettings, context: StoreContext) -> None:
+        self._settings = settings
+        self._folder = settings.folder(context)
+        self._note = context.note
+        self._lock = Lock(self._folder)
+        self._connection = engine.connect(self._folder, settings)
+        self._partitions = Partitions(self._connection, self._folder, settings, context.note, writable=True)
+        self._views = Views(self._connection)
+        self._state = State()
+        self._starts = RowStarts()
+        self._is_unsure = False
+        try:
+            self._open()
+            self._server = Server(self._connection, self._folder, settings)
+        except BaseException:
+            self._connection.close()
+            self._lock.close()
+            raise
+
+    def _open(self) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._partitions.open()
+                break
+            except engine.Busy:
+                if time.monotonic() > deadline:
+                    raise
+                for partition in self._partitions.all:
+                    engine.detach(self._connection, partition.alias)
+                self._partitions.all.clear()
+                time.sleep(0.1)
+        partitions = self._partitions
+        try:
+            if partitions.all:
+                self._state.load(self._connection, partitions.current)
+            if not partitions.can_go_on:
+                self._begin()
+        except duckdb.Error as error:
+            raise _not_now(error, str(self._folder)) from None
+        self._refresh()
+
+    def marks(self, spools: Sequence[tuple[str, str]]) -> Sequence[int]:
+        """The highest durable seq of each (agent, spool), 0 where none is."""
+        return [self._state.marks.get(spool, 0) for spool in spools]
+
+    def commit(self, batch: Sequence[Received]) -> None:
+        """Make `batch` durable, or raise StoreError and keep nothing of it."""
+        try:
+            if self._is_unsure:
+                self._reopen()
+            if self._partitions.is_due():
+                self._begin()
+                self._enforce()
+            self._commit(batch)
+        except duckdb.Error as error:
+            self._is_unsure = True
+            self._state.streams.forget()
+            raise _not_now(error, str(self._folder)) from None
+        except OSError as error:
+            raise StoreError(
+                f"the store's folder can't be used: {error.strerror}", where=str(self._folder)
+            ) from None
+
+    def _reopen(self) -> None:
+        """After a failure the disk says what is stored: the last batch, though it failed, may be."""
+        self._partitions.reopen()
+        self._state.load(self._connection, self._partitions.current)
+        self._is_unsure = False
+        self._refresh()
+
+    def _commit(self, batch: Sequence[Received]) -> None:
+        known, marks, sorted_out = self._state.marks, Marks(), Batch()
+        number, row = self._state.next_snapshot, self._state.next_row
+        for one in batch:
+            spool = one.agent, one.spool
+            if one.seq <= (marks.get(spool) or known.get(spool, 0)):
+                continue  # stored before: only the word that it was has been lost
+            marks[spool] = one.seq
+            record = one.record
+            if isinstance(record, Snapshot):
+                placement = self._partitions.relations.place(record.schema)
+                link = self._state.streams.link(record, number, one.at)
+                start = self._starts.of(record)
+                placed = Placed(one, record, number, row, start, link, placement.relation.name)
+                sorted_out.add(placed, placement)
+                number += 1
+                row += record.rows
+            elif isinstance(record, Gap):
+                sorted_out.gaps.append(one)
+            else:
+                sorted_out.statuses.append(one)
+        if not marks:
+            return
+        new = self._write(sorted_out)
+        self._partitions.current.is_empty = False
+        self._state.marks.update(marks)
+        self._state.next_snapshot, self._state.next_row = number, row
+        self._state.streams.keep()
+        if new:
+            self._partitions.current.tables |= new
+            self._refresh()
+
+    def _write(self, batch: Batch) -> set[str]:
+        """One transaction; the tables that are new with it."""
+        partition, connection = self._partitions.current, self._connection
+        new: dict[str, Placement] = {
+            data_table(schema): placement
+            for schema, (placement, _) in batch.by_schema.items()
+            if data_table(schema) not in partition.tables
+        }
+        connection.execute("BEGIN")
+        for placement in new.values():
+            made = placement.recorded()
+            connection.execute(data_ddl(partition.alias, placement))
+            connection.execute(
+                f"INSERT INTO {partition.alias}.schemas VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [made.schema, made.relation, made.collector, made.version, made.map, made.help, made.columns],
+            )
+        for table, rows in batch.tables():
+            connection.register("batch", rows)
+            connection.execute(f"INSERT INTO {partition.alias}.{table} SELECT * FROM batch")
+            connection.unregister("batch")
+        connection.execute("COMMIT")
+        return set(new)
+
+    def _begin(self) -> None:
+        since = time.time_ns() - int(self._settings.retention * 1e9)
+        self._partitions.begin(self._state.marks_table(), self._state.streams.rows(since))
+        self._state.begin(self._partitions.current)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._views.refresh(self._partitions.all, self._partitions.relations)
+
+    def _enforce(self) -> None:
+        """Remove partitions that are too old, or beyond the limit of size."""
+        going = self._partitions.too_many()
+        if not going:
+            return
+        staying = [one for one in self._partitions.all if one not in going]
+        self._views.refresh(staying, self._partitions.relations)
+        for partition in going:
+            self._partitions.remove(partition)
+
+    def maintain(self) -> None:
+        """Begin a new partition where it is time to, and remove what is too old or too much."""
+        try:
+            if self._is_unsure:
+                self._reopen()
+            if self._partitions.is_due():
+                self._begin()
+            self._enforce()
+        except duckdb.Error as error:
+            self._is_unsure = True
+            raise _not_now(error, str(self._folder)) from None
+        except OSError as error:
+            raise StoreError(
+                f"the store's folder can't be used: {error.strerror}", where=str(self._folder)
+            ) from None
+
+    def close(self) -> None:
+        """End questions, and let go of the files."""
+        self._server.close()
+        self._connection.close()
+        self._lock.close()
+
+
+def _not_now(error: duckdb.Error, where: str) -> StoreError:
+    words = " ".join(str(error).split())
+    full = "No space left on device" in words or "Out of Space" in words
+    return StoreError(
+        f"the store can't write: {words}",
+        where=where,
+        remedy="make room on the disk, or set a smaller size_limit" if full else "",
+    )
