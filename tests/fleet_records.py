@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 from bpfleet.stores import Received
 from bpfleet.wire import Column, Gap, Origin, Schema, Snapshot, Status
 
-NOW = time.time_ns()
+NOW = int(os.environ.get("BPFLEET_TESTS_NOW") or time.time_ns())
+"""CLOCK_REALTIME of all records; a process that is to make the same ones is told."""
 
 CALLS = Schema(
     "sys.calls",

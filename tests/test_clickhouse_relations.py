@@ -191,7 +191,7 @@ def test_agents_tell_of_the_latest_record_and_of_loss(place: Place) -> None:
         **{"agent": "a1", "host": "host-a1", "boot": "b1", "run": 5 * 10**9, "version": "0.1.0", "kernel": "6.1"},
         **{"labels": '{"rack":"é\'\\\\"}', "records": 5, "gaps": 2, "lost": 5},
     }
-    assert (second["agent"], second["version"], second["labels"], second["lost"]) == ("a2", None, None, 0)
+    assert (second["agent"], second["version"], second["labels"], second["lost"]) == ("a2", None, "{}", 0)
 
 
 def test_collectors_are_those_of_each_agents_latest_status(place: Place) -> None:
@@ -216,6 +216,7 @@ def test_a_histograms_quantile_lies_within_its_slot(place: Place) -> None:
         "histogram_quantile([0, 0, 8], 1)": 8.0,
         "histogram_quantile([0, 0, 8], 0)": 4.0,
         "histogram_quantile([0, 0], 0.5)": None,
+        "histogram_quantile([1, 0], 1.1)": None,
         "HISTOGRAM_QUANTILE (arrayMap(x -> x + 1, [0, 0, 1]), 1 - 0.5)": 4.0,
         "'histogram_quantile(a)'": "histogram_quantile(a)",
     }
@@ -228,6 +229,7 @@ def test_a_quantile_of_a_relations_histogram(place: Place) -> None:
     place.store().commit(received([snapshot(CALLS, ROWS, seq=1, seconds=20)]))
     found = place.ask("SELECT comm, histogram_quantile(slots, 0.5) AS p50 FROM sys_calls_by_comm ORDER BY comm")
     assert found == [{"comm": "ls", "p50": None}, {"comm": "sh", "p50": 2.5}]
+    assert place.ask("SELECT histogram_quantile(histogram_sum(slots), 0.5) AS p FROM sys_calls_by_comm") == [{"p": 2.5}]
 
 
 def test_parameters_are_values_whatever_stands_in_them(place: Place) -> None:

@@ -1,4 +1,7 @@
-"""`histogram_quantile(counts, q)`: a function of the server where it has such, else put into the question's text."""
+"""What questions can do with histograms, put into their text: servers before 21.10 have no functions in SQL.
+
+`histogram_quantile(counts, q)` is the value at a quantile, `histogram_sum(counts)` adds up arrays, slot by slot.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,25 @@ def _quantile(counts: str, q: str) -> str:
     # Old servers take a lambda's names for aliases of the question's, so they are rare ones.
     parts = f"arrayMap(q_n -> toFloat64(q_n), {counts})"
     sums = f"arrayCumSum({parts})"
-    wanted = f"(least(greatest({q}, 0), 1) * arraySum({parts}))"
+    wanted = f"(({q}) * arraySum({parts}))"
     at = f"arrayFirstIndex((q_s, q_n) -> q_n > 0 AND q_s >= {wanted}, {sums}, {parts})"
     low = f"if({at} = 1, 0, exp2({at} - 1))"
-    before = f"({sums}[{at}] - {parts}[{at}])"
-    return (
-        f"if({at} = 0, NULL, {low} + ({wanted} - {before}) / {parts}[{at}] * (exp2({at}) - {low}))"
-    )
+    inside = f"greatest({wanted} - ({sums}[{at}] - {parts}[{at}]), 0)"
+    return f"if({at} = 0, NULL, {low} + (exp2({at}) - {low}) * {inside} / {parts}[{at}])"
 
 
 FUNCTION = f"(counts, q) -> {_quantile('counts', 'q')}"
+"""The same for the server, where it can: for those who ask it without `bpfleet query`."""
 
 _CALL = re.compile(
-    r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*"|`(?:[^`\\]|\\.)*`|--[^\n]*|/\*.*?\*/|\bhistogram_quantile\s*\(|[(),\[\]]""",
+    r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*"|`(?:[^`\\]|\\.)*`|--[^\n]*|/\*.*?\*/|\bhistogram_(?:quantile|sum)\s*\(|[(),\[\]]""",
     re.DOTALL | re.IGNORECASE,
 )
 
 
 def with_quantiles(sql: str) -> str:
-    """`sql` with each call of the function replaced by what it does, for a server without SQL functions."""
+    """`sql` with each call of these functions replaced by what it does."""
+    sql = _CALL.sub(lambda found: "sumForEach(" if found[0].lower().startswith("histogram_s") else found[0], sql)
     while True:
         found = next((one for one in _CALL.finditer(sql) if one[0].lower().startswith("histogram_q")), None)
         parts = _arguments(sql, found.end()) if found else None

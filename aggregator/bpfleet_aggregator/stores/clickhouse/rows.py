@@ -90,7 +90,7 @@ _SNAPSHOT: Members = {
     },
     "complete": lambda one: int(one.record.complete),  # type: ignore[union-attr]
     "failed_insert": lambda one: one.record.losses.get("failed_insert"),  # type: ignore[union-attr]
-    "truncated": lambda one: one.record.losses.get("truncated", 0),  # type: ignore[union-attr]
+    "truncated": lambda one: one.record.losses.get("truncated"),  # type: ignore[union-attr]
     "Size": lambda one: one.size,
 }
 _GAP: Members = {

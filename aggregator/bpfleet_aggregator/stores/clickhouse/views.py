@@ -81,10 +81,11 @@ def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialec
         f" {nothing}, {nothing}, {nothing}, `count` FROM ({each_gap})"
     )
     # A tuple holds a NULL; argMax would step over it.
-    latest = ", ".join(
-        f"argMaxIf(tuple(said_{name}), (`Received`, seq), kind = 'status').1 AS {name}"
+    version, kernel, labels = (
+        f"argMaxIf(tuple(said_{name}), (`Received`, seq), kind = 'status').1"
         for name in ("version", "kernel", "labels")
     )
+    latest = f"{version} AS version, {kernel} AS kernel, ifNull({labels}, '{{}}') AS labels"
     return (
         "SELECT agent, argMax(host, (`Received`, seq)) AS host, min(`Received`) AS first_seen,"
         " max(`Received`) AS last_seen, argMax(boot, (`Received`, seq)) AS boot,"
