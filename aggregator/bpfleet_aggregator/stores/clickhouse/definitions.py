@@ -48,16 +48,14 @@ class Definitions:
             self._server.run(
                 f"CREATE OR REPLACE FUNCTION histogram_quantile{self.tables.everywhere} AS {FUNCTION}"
             )
-        for relation in list(self._registry.relations):
-            self._keep(rows_table(relation, self._dialect))
         self._keep_views()
+        self._placed = {placement.schema.id: placement for placement in self._registry.relations.placements()}
 
     def place(self, schema: Schema) -> Placement:
         """Where rows of `schema` go: its table and views are there when this returns."""
         placed = self._placed.get(schema.id)
         if placed is None:
             placed = self._registry.place(schema)
-            self._keep(rows_table(placed.relation, self._dialect))
             self._keep_views()
             self._placed[schema.id] = placed
         return placed
@@ -65,6 +63,7 @@ class Definitions:
     def forget(self) -> None:
         """Something is not as remembered (a table was dropped): look again."""
         self._placed.clear()
+        self.types.clear()
 
     def _keep(self, table: Table) -> None:
         """Make the table, or the columns that it lacks."""
@@ -93,14 +92,20 @@ class Definitions:
     def _keep_views(self) -> None:
         """Make the views that are missing or not as they are to be; until no aggregator has added a schema."""
         while True:
+            # Also those of another aggregator, which may not have got further than to record its schema.
+            for relation in list(self._registry.relations):
+                table = rows_table(relation, self._dialect)
+                if self.types.get(table.name) != table.types:
+                    self._keep(table)
+            made = rows_of(
+                self._server,
+                "SELECT name, create_table_query AS sql FROM system.tables"
+                f" WHERE database = {text(self._database)} AND engine = 'View' AND name NOT LIKE 'Schema%'",
+            )
+            there = {str(row["name"]): str(row["sql"]) for row in made}
             for name, select in self._wanted_views().items():
                 mark = marker(select)
-                made = rows_of(
-                    self._server,
-                    f"SELECT position(create_table_query, {text(mark)}) > 0 AS good FROM system.tables"
-                    f" WHERE database = {text(self._database)} AND name = {text(name)}",
-                )
-                if not made or not made[0]["good"]:
+                if mark not in there.get(name, ""):
                     self._replace_view(name, f"WITH {text(mark)} AS definition {select}")
             if not self._registry.refresh():
                 return
