@@ -22,7 +22,9 @@ SPOOL = ("a1", "s1")
 def record(number: int) -> Received:
     """Record `number` of the spool: every sort by turns."""
     made = [
-        lambda: snapshot(CALLS, [(b"sh", i, number, i, [i] * 6, 0) for i in range(5)], seq=number, seconds=20 + number),
+        lambda: snapshot(
+            CALLS, [(b"sh", i, number, i, [i] * 6, 0) for i in range(5)], seq=number, seconds=20 + number
+        ),
         lambda: snapshot(GLOBALS, [(number, 0.5), (2, 0.5)], seq=number, seconds=20 + number),
         lambda: status(number, 20 + number),
         lambda: gap(number, number),
@@ -32,7 +34,9 @@ def record(number: int) -> Received:
 
 
 def main(url: str, database: str, records: int, batch: int) -> None:
-    store = open_store(ClickhouseSettings(url=url, database=database), StoreContext("clickhouse", Path("/nonexistent")))
+    store = open_store(
+        ClickhouseSettings(url=url, database=database), StoreContext("clickhouse", Path("/nonexistent"))
+    )
     print("ready", flush=True)
     (mark,) = store.marks([SPOOL])
     while mark < records:

@@ -46,7 +46,21 @@ KINDS = Schema(
     "",
     tuple(
         Column(f"f.{kind}{'' if count is None else count}", "value", kind, count, "gauge")
-        for kind in ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32", "f64", "bool", "char", "bytes")
+        for kind in (
+            "u8",
+            "u16",
+            "u32",
+            "u64",
+            "s8",
+            "s16",
+            "s32",
+            "s64",
+            "f32",
+            "f64",
+            "bool",
+            "char",
+            "bytes",
+        )
         for count in (None, 3)
     ),
 )
@@ -144,7 +158,9 @@ def wild_history(seed: int, reads: int = 40) -> list[Snapshot]:
         if dice.random() < 0.15 and counts:
             counts[dice.choice(sorted(counts))] = [0] * 8  # evicted, and made again
         for _ in range(dice.randrange(4)):
-            counts.setdefault((dice.choice([b"sh", b"ls", b"a\0x", b"a\0y", b"\xff"]), dice.randrange(3)), [0] * 8)
+            counts.setdefault(
+                (dice.choice([b"sh", b"ls", b"a\0x", b"a\0y", b"\xff"]), dice.randrange(3)), [0] * 8
+            )
         for values in counts.values():
             for i in range(8):
                 values[i] += dice.choice([0, 0, 1, 5, 2**40 if i == 0 else 7])

@@ -62,7 +62,9 @@ def test_what_was_committed_is_there_and_marked(place: Place) -> None:
 def test_marks_of_many_spools_are_asked_at_once(place: Place) -> None:
     store = place.store()
     shots = [
-        Received(f"a{i}", f"s'{i}\\", i + 1, snapshot(GLOBALS, [(1, 0.5)], seq=1, seconds=20), 1, time.time_ns())
+        Received(
+            f"a{i}", f"s'{i}\\", i + 1, snapshot(GLOBALS, [(1, 0.5)], seq=1, seconds=20), 1, time.time_ns()
+        )
         for i in range(1200)
     ]
     store.commit(shots)
@@ -200,7 +202,9 @@ def deliver(place: Place, records: int, batch: int, deadline: float) -> int:
     return failures
 
 
-def test_a_server_killed_at_any_moment_loses_and_repeats_nothing(own_server: ServerProcess, tmp_path: Path) -> None:
+def test_a_server_killed_at_any_moment_loses_and_repeats_nothing(
+    own_server: ServerProcess, tmp_path: Path
+) -> None:
     place = Place(own_server, None, tmp_path)
     store = place.store()
     store.commit([record(number) for number in range(1, 5)])
@@ -225,7 +229,9 @@ def test_a_server_killed_at_any_moment_loses_and_repeats_nothing(own_server: Ser
     place.close()
 
 
-def test_an_insert_whose_answer_never_came_is_safe_to_repeat(own_server: ServerProcess, tmp_path: Path) -> None:
+def test_an_insert_whose_answer_never_came_is_safe_to_repeat(
+    own_server: ServerProcess, tmp_path: Path
+) -> None:
     from bpfleet.settings import Duration
 
     place = Place(own_server, None, tmp_path)

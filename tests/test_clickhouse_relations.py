@@ -102,7 +102,9 @@ def test_parts_of_a_snapshot_count_their_rows_on(place: Place) -> None:
 
 def test_a_field_that_a_later_schema_adds_is_null_before(place: Place) -> None:
     column = Column("more", "value", "u64", None, "counter")
-    grown = replace(CALLS, version="2", columns=(*CALLS.columns, column, replace(column, name="h", count=2)), id="")
+    grown = replace(
+        CALLS, version="2", columns=(*CALLS.columns, column, replace(column, name="h", count=2)), id=""
+    )
     less = replace(CALLS, version="3", columns=CALLS.columns[:3], id="")
     store = place.store()
     store.commit(received([snapshot(CALLS, ROWS[:1], seq=1, seconds=20)]))
@@ -133,12 +135,16 @@ def test_a_field_of_another_type_makes_another_relation(place: Place) -> None:
     changed = tuple(replace(c, count=7) if c.name == "slots" else c for c in CALLS.columns)
     other = replace(CALLS, version="2", columns=changed, id="")
     rows = [(b"sh", 0, 5, 1, [0] * 7, -4)]
-    place.store().commit(received([snapshot(CALLS, ROWS, seq=1, seconds=20), snapshot(other, rows, seq=2, seconds=21)]))
+    place.store().commit(
+        received([snapshot(CALLS, ROWS, seq=1, seconds=20), snapshot(other, rows, seq=2, seconds=21)])
+    )
     assert place.ask("SELECT count(*) AS n FROM sys_calls_by_comm") == [{"n": 2}]
     assert place.ask("SELECT slots FROM sys_calls_by_comm_v2") == [{"slots": [0] * 7}]
     found = place.ask("SELECT relation, version FROM schemas ORDER BY version")
     assert [row["relation"] for row in found] == ["sys_calls_by_comm", "sys_calls_by_comm_v2"]
-    assert place.ask("SELECT relation FROM snapshots ORDER BY seq") == [{"relation": r["relation"]} for r in found]
+    assert place.ask("SELECT relation FROM snapshots ORDER BY seq") == [
+        {"relation": r["relation"]} for r in found
+    ]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -163,7 +169,9 @@ def test_rates_of_a_map_without_keys_go_by_row(place: Place) -> None:
         snapshot(GLOBALS, [(25, 0.75), (7, 0.5)], seq=2, seconds=25),
     ]
     place.store().commit(received(shots))
-    found = place.ask("SELECT t1, since, seconds, row, ticks, ticks_per_s, busy FROM sys_calls_bss_rate ORDER BY t1, row")
+    found = place.ask(
+        "SELECT t1, since, seconds, row, ticks, ticks_per_s, busy FROM sys_calls_bss_rate ORDER BY t1, row"
+    )
     assert [tuple(row.values())[1:] for row in found] == [
         ("load", 10.0, 0, 10, 1.0, 0.5),
         ("load", 10.0, 1, 7, 0.7, 1.0),
@@ -188,7 +196,14 @@ def test_agents_tell_of_the_latest_record_and_of_loss(place: Place) -> None:
     assert micros(first.pop("last_seen")) == NOW // 1000 + 5
     assert first.pop("clock_offset_s") == pytest.approx(970 + 2e-6, abs=1e-6)
     assert first == {
-        **{"agent": "a1", "host": "host-a1", "boot": "b1", "run": 5 * 10**9, "version": "0.1.0", "kernel": "6.1"},
+        **{
+            "agent": "a1",
+            "host": "host-a1",
+            "boot": "b1",
+            "run": 5 * 10**9,
+            "version": "0.1.0",
+            "kernel": "6.1",
+        },
         **{"labels": '{"rack":"é\'\\\\"}', "records": 5, "gaps": 2, "lost": 5},
     }
     assert (second["agent"], second["version"], second["labels"], second["lost"]) == ("a2", None, "{}", 0)
@@ -205,7 +220,11 @@ def test_collectors_are_those_of_each_agents_latest_status(place: Place) -> None
         ("a2", "bad", "load_error", "no such map", "load it"),
         ("a2", "good", "running", "", ""),
     ]
-    assert [(row["generation"], row["interval_s"]) for row in found] == [(None, None), (None, None), (7, 10.0)]
+    assert [(row["generation"], row["interval_s"]) for row in found] == [
+        (None, None),
+        (None, None),
+        (7, 10.0),
+    ]
 
 
 def test_a_histograms_quantile_lies_within_its_slot(place: Place) -> None:
@@ -227,9 +246,13 @@ def test_a_histograms_quantile_lies_within_its_slot(place: Place) -> None:
 
 def test_a_quantile_of_a_relations_histogram(place: Place) -> None:
     place.store().commit(received([snapshot(CALLS, ROWS, seq=1, seconds=20)]))
-    found = place.ask("SELECT comm, histogram_quantile(slots, 0.5) AS p50 FROM sys_calls_by_comm ORDER BY comm")
+    found = place.ask(
+        "SELECT comm, histogram_quantile(slots, 0.5) AS p50 FROM sys_calls_by_comm ORDER BY comm"
+    )
     assert found == [{"comm": "ls", "p50": None}, {"comm": "sh", "p50": 2.5}]
-    assert place.ask("SELECT histogram_quantile(histogram_sum(slots), 0.5) AS p FROM sys_calls_by_comm") == [{"p": 2.5}]
+    assert place.ask("SELECT histogram_quantile(histogram_sum(slots), 0.5) AS p FROM sys_calls_by_comm") == [
+        {"p": 2.5}
+    ]
 
 
 def test_parameters_are_values_whatever_stands_in_them(place: Place) -> None:
@@ -317,5 +340,7 @@ def test_a_large_answer_comes_block_by_block_and_can_be_ended_early(server_place
 def test_an_error_in_the_middle_of_an_answer_is_raised(server_place: Place) -> None:
     server_place.store()
     with pytest.raises(StoreError, match="throwIf"):
-        server_place.ask("SELECT toUInt8(1) / throwIf(number = 3000000) AS x FROM system.numbers LIMIT 4000000")
+        server_place.ask(
+            "SELECT toUInt8(1) / throwIf(number = 3000000) AS x FROM system.numbers LIMIT 4000000"
+        )
     assert server_place.ask("SELECT 1 AS x") == [{"x": 1}]

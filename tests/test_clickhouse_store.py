@@ -86,8 +86,14 @@ def test_a_cluster_that_the_server_does_not_know_is_an_error_of_the_configuratio
 
 def test_replicated_tables_without_zookeeper_are_refused_with_a_remedy(server_place: Place) -> None:
     with pytest.raises(StoreError, match="ZooKeeper") as caught:
-        server_place.store(replicated=True)
+        server_place.store(replicated=True, replica_path="/x/TABLE", replica="r1")
     assert "ZooKeeper (Keeper)" in caught.value.remedy
+
+
+def test_a_macro_that_the_server_does_not_define_is_an_error_of_the_configuration(place: Place) -> None:
+    with pytest.raises(ConfigError, match="No macro") as caught:
+        place.store(replicated=True)
+    assert "<macros>" in caught.value.remedy
 
 
 def test_nobody_listens(server_place: Place) -> None:
@@ -149,18 +155,22 @@ def test_too_many_parts_is_told_and_heals(server_place: Place) -> None:
     store = server_place.store()
     store.commit(received([shot()]))
     server = server_place.raw()
+    server.run("SYSTEM STOP MERGES")
     server.run(f"DROP TABLE {server_place.database}.Marks")
     server.run(
         f"CREATE TABLE {server_place.database}.Marks (agent String, spool String, seq UInt64, updated Date)"
         " ENGINE = ReplacingMergeTree(seq) PARTITION BY toYYYYMM(updated) ORDER BY (agent, spool)"
-        " SETTINGS parts_to_throw_insert = 1, parts_to_delay_insert = 100"
+        " SETTINGS parts_to_throw_insert = 3, parts_to_delay_insert = 1, max_delay_to_insert = 1"
     )
     store.commit(received([shot(seq=2)], first=2))
     with pytest.raises(StoreError, match="Too many parts") as caught:
         for seq in range(3, 9):
             store.commit(received([shot(seq=seq)], first=seq))
     assert "fewer, larger commits" in caught.value.remedy
-    server.run(f"ALTER TABLE {server_place.database}.Marks DROP PARTITION {time.strftime('%Y%m', time.gmtime())}")
+    server.run("SYSTEM START MERGES")
+    server.run(
+        f"ALTER TABLE {server_place.database}.Marks DROP PARTITION {time.strftime('%Y%m', time.gmtime())}"
+    )
     server.close()
     store.commit(received([shot(seq=9)], first=9))
     assert store.marks([("a1", "s1")]) == [9]
@@ -189,7 +199,9 @@ def test_a_store_heals_when_its_server_is_back(tmp_path: Path) -> None:
 
 def test_gzip_is_understood(server_place: Place) -> None:
     store = server_place.store(compression="gzip")
-    store.commit(received([snapshot(CALLS, [(b"sh", i, 1, 1, [0] * 6, 0) for i in range(500)], seq=1, seconds=20)]))
+    store.commit(
+        received([snapshot(CALLS, [(b"sh", i, 1, 1, [0] * 6, 0) for i in range(500)], seq=1, seconds=20)])
+    )
     assert server_place.ask("SELECT count(*) AS n FROM sys_calls_by_comm") == [{"n": 500}]
 
 
@@ -200,7 +212,9 @@ def test_days_older_than_the_retention_go(place: Place) -> None:
     store = place.store(retention=Duration(10 * 86400.0))
     records = [shot(days, seq) for seq, days in enumerate([30, 12, 8, 0], 1)]
     old_gap = Received("a1", "s2", 1, gap(1, 2), 1, NOW - 20 * DAY)
-    store.commit([*received(records), *received([status(9, 20)], first=9), old_gap, *received([gap(7, 8)], "s3")])
+    store.commit(
+        [*received(records), *received([status(9, 20)], first=9), old_gap, *received([gap(7, 8)], "s3")]
+    )
     store.maintain()
     days = place.ask("SELECT count(*) AS n FROM sys_calls_bss")
     assert days == [{"n": 2}]
@@ -246,7 +260,9 @@ def test_marks_of_spools_that_ended_long_ago_go(place: Place) -> None:
 def test_a_batch_of_clocks_that_are_wrong_is_stored(place: Place) -> None:
     """150 days in one insert, one before 1970 and one after 2106: the server's limit is 100."""
     store = place.store()
-    odd = [replace(shot(), wall_offset=offset, seq=n) for n, offset in enumerate((-(2**62), 2**62 + 2**61), 200)]
+    odd = [
+        replace(shot(), wall_offset=offset, seq=n) for n, offset in enumerate((-(2**62), 2**62 + 2**61), 200)
+    ]
     store.commit(received([*(shot(days, days + 1) for days in range(150)), *odd]))
     assert place.ask("SELECT count(*) AS n FROM snapshots") == [{"n": 152}]
 

@@ -76,9 +76,7 @@ def ordered(table: pa.Table) -> list[Any]:
     return sorted((repr(tuple(row.values())) for row in table.to_pylist()))
 
 
-def test_every_relation_is_the_same_in_both_stores(
-    place: Place, embedded: tuple[Store, StoreReader]
-) -> None:
+def test_every_relation_is_the_same_in_both_stores(place: Place, embedded: tuple[Store, StoreReader]) -> None:
     place.store().commit(fleet())
     ours, theirs = place.reader(), embedded[1]
     for name in RELATIONS:

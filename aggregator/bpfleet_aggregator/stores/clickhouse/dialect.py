@@ -100,7 +100,9 @@ def dialect_of(server: Server, database: str) -> Dialect:
     (row,) = rows_of(server, "SELECT version() AS version")
     version = tuple(int(part) for part in re.findall(r"\d+", str(row["version"]))[:3])
     if version < (18, 16):
-        raise StoreError(f"ClickHouse {row['version']} is too old", remedy="18.16 is the oldest that was tried")
+        raise StoreError(
+            f"ClickHouse {row['version']} is too old", remedy="18.16 is the oldest that was tried"
+        )
     there = rows_of(
         server,
         f"SELECT type FROM system.columns WHERE database = {text(database)}"

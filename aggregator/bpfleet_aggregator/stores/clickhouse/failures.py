@@ -18,7 +18,9 @@ _REMEDIES = {
     frozenset({192, 193, 194, 516}): "set `user` and `password` (or `password_file`) of the store",
     frozenset({195}): "let this host in: <networks> of the user in the server's users.xml",
     frozenset({291, 497}): "grant the store's user SELECT, INSERT, CREATE, ALTER and DROP on its database",
-    frozenset({164}): "give the store's user a profile that is not read-only (for questions alone: readonly = 2)",
+    frozenset(
+        {164}
+    ): "give the store's user a profile that is not read-only (for questions alone: readonly = 2)",
     frozenset({81}): "an aggregator makes the database when it starts; or set `database`",
     frozenset({252}): "merges lag behind: fewer, larger commits (the aggregator's batch), or faster disks",
     frozenset({241, 173}): "more memory for the server, or a higher max_memory_usage for the store's user;"
@@ -26,8 +28,12 @@ _REMEDIES = {
     frozenset({243}): "make room on the server's disk, or set `retention` or `max_size` of the store",
     frozenset({159, 160}): "raise `timeout` of the store, or ask for less",
     frozenset({202}): "raise the server's max_concurrent_queries",
-    frozenset({242, 225, 999, 285, 286, 319}): "see to the replicas and ZooKeeper (Keeper); what was sent is sent again",
-    frozenset({49, 170, 701}): "`cluster` names a <remote_servers> entry of the server, which needs ZooKeeper for it",
+    frozenset(
+        {242, 225, 999, 285, 286, 319}
+    ): "see to the replicas and ZooKeeper (Keeper); what was sent is sent again",
+    frozenset(
+        {49, 170, 701}
+    ): "`cluster` names a <remote_servers> entry of the server, which needs ZooKeeper for it",
     frozenset({139}): "`replica_path` and `replica` may use only what the server's <macros> define",
     frozenset({60}): "an aggregator makes the relations when their first records come",
 }
@@ -39,6 +45,8 @@ class Refused(StoreError):
     def __init__(self, text: str, *, where: str) -> None:
         found = _CODE.search(text)
         self.code = int(found[1]) if found else 0
+        if "No macro" in text:  # 62, any syntax error, where the server is old
+            self.code = 139
         super().__init__(f"the server refused: {said(text)}", where=where, remedy=_remedy(self.code))
 
     @property

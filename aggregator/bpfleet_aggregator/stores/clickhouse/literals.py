@@ -74,5 +74,7 @@ def filled_in(sql: str, parameters: Sequence[Any], *, has_fractions: bool) -> st
 
     made = _TOKENS.sub(replace, sql)
     if left:
-        raise StoreError(f"the question has {len(parameters) - len(left)} ?, and {len(parameters)} parameters")
+        raise StoreError(
+            f"the question has {len(parameters) - len(left)} ?, and {len(parameters)} parameters"
+        )
     return made

@@ -119,7 +119,9 @@ def read_block(source: Source, expected: pa.Schema | None = None) -> pa.RecordBa
 def empty_answer(kinds: Mapping[str, str]) -> pa.RecordBatch:
     """No rows, of columns of these types: servers send nothing at all in such a case."""
     reader = _Reader(BytesIO())
-    return pa.RecordBatch.from_arrays([_decoder(kind)(reader, 0) for kind in kinds.values()], names=list(kinds))
+    return pa.RecordBatch.from_arrays(
+        [_decoder(kind)(reader, 0) for kind in kinds.values()], names=list(kinds)
+    )
 
 
 _Decode = Callable[[_Reader, int], pa.Array]

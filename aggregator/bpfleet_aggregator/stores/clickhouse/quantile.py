@@ -33,7 +33,9 @@ _CALL = re.compile(
 
 def with_quantiles(sql: str) -> str:
     """`sql` with each call of these functions replaced by what it does."""
-    sql = _CALL.sub(lambda found: "sumForEach(" if found[0].lower().startswith("histogram_s") else found[0], sql)
+    sql = _CALL.sub(
+        lambda found: "sumForEach(" if found[0].lower().startswith("histogram_s") else found[0], sql
+    )
     while True:
         found = next((one for one in _CALL.finditer(sql) if one[0].lower().startswith("histogram_q")), None)
         parts = _arguments(sql, found.end()) if found else None

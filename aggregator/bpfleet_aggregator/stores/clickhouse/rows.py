@@ -133,7 +133,8 @@ _ARROW = {
 
 def _made(found: Mapping[str, Sequence[Any]], types: Columns, dialect: Dialect) -> list[InsertColumn]:
     return [
-        InsertColumn(name, dialect.sent(types[name]), _array(values, types[name])) for name, values in found.items()
+        InsertColumn(name, dialect.sent(types[name]), _array(values, types[name]))
+        for name, values in found.items()
     ]
 
 

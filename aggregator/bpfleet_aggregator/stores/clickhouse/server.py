@@ -40,7 +40,9 @@ class Server(Protocol):
         """Let go of the connection."""
 
 
-def rows_of(server: Server, sql: str, settings: Mapping[str, object] | None = None) -> list[dict[str, object]]:
+def rows_of(
+    server: Server, sql: str, settings: Mapping[str, object] | None = None
+) -> list[dict[str, object]]:
     """A small answer as one dict per row."""
     return [row for batch in server.ask(sql, settings) for row in batch.to_pylist()]
 
@@ -56,7 +58,9 @@ def answer_of(source: Source, where: str) -> Iterator[pa.RecordBatch]:
         except Damaged as damage:
             rest = damage.begin + source.read(1 << 16)
             if b"Code: " not in rest:
-                raise StoreError("the answer broke off, or is damaged", where=where, remedy="ask again") from None
+                raise StoreError(
+                    "the answer broke off, or is damaged", where=where, remedy="ask again"
+                ) from None
             raise Refused(rest.decode("utf-8", "replace"), where=where) from None
         schema = batch.schema
         yield batch
@@ -127,7 +131,9 @@ class HttpServer:
         for is_last in (False, True):
             fresh = self._connection is None
             try:
-                answer = self._send(query, pieces, {**self._headers, **(headers or {}), "Content-Length": str(length)})
+                answer = self._send(
+                    query, pieces, {**self._headers, **(headers or {}), "Content-Length": str(length)}
+                )
             except TimeoutError as error:
                 self.close()
                 raise unreachable(error, where=self.where) from None

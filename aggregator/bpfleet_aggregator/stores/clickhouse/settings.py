@@ -64,7 +64,9 @@ class ClickhouseSettings(StoreSettings, frozen=True, kw_only=True):
         if self.quorum > 1 and not self.replicated:
             raise ValueError("quorum needs replicated = true")
         if self.replicated and "TABLE" not in self.replica_path:
-            raise ValueError(f"replica_path {self.replica_path!r} lacks TABLE: each table needs a path of its own")
+            raise ValueError(
+                f"replica_path {self.replica_path!r} lacks TABLE: each table needs a path of its own"
+            )
 
     def secret(self, state: Path) -> str:
         """The password; raises ConfigError where its file can't be read."""

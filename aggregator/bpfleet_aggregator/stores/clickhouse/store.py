@@ -103,7 +103,9 @@ class ClickhouseStore:
             self._insert(STATUSES, rows.statuses(statuses, types[STATUSES], dialect))
         self._insert(MARKS, marks.columns_of(highest))
 
-    def _write_snapshots(self, shots: Sequence[Received], by_schema: Mapping[str, Sequence[Received]]) -> None:
+    def _write_snapshots(
+        self, shots: Sequence[Received], by_schema: Mapping[str, Sequence[Received]]
+    ) -> None:
         """The rows of each map, then what is said of the reads."""
         dialect, relation_of = self._dialect, {}
         for schema, some in by_schema.items():

@@ -17,7 +17,17 @@ from bpfleet_aggregator.stores.clickhouse.literals import quoted, text
 from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
 from bpfleet_aggregator.stores.relations import Relation
 
-__all__ = ["COLLECTORS", "GAPS", "MARKS", "SNAPSHOTS", "STATUSES", "Table", "Tables", "own_tables", "rows_table"]
+__all__ = [
+    "COLLECTORS",
+    "GAPS",
+    "MARKS",
+    "SNAPSHOTS",
+    "STATUSES",
+    "Table",
+    "Tables",
+    "own_tables",
+    "rows_table",
+]
 
 COLLECTORS, GAPS, MARKS, SNAPSHOTS, STATUSES = "Collectors", "Gaps", "Marks", "Snapshots", "Statuses"
 
@@ -149,7 +159,9 @@ def _table(
         # A gap's time is when it was received, another one when it comes again: it can't be in the key.
         return Table(name, full, ("agent", "Spool", "SpoolSeq"), "tuple()", "", types)
     order = [dialect.hour("`time`"), "agent", "time", "Spool", "SpoolSeq"]
-    return Table(name, full, [*order, *(["row"] if "row" in columns else [])], dialect.day("`time`"), "", types)
+    return Table(
+        name, full, [*order, *(["row"] if "row" in columns else [])], dialect.day("`time`"), "", types
+    )
 
 
 class Tables:

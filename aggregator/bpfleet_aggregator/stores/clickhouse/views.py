@@ -99,7 +99,9 @@ def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialec
 
 def _collectors(statuses: str, collectors: str) -> str:
     """What the latest status of each agent says."""
-    newest = f"SELECT agent, argMax((boot, run, seq), (`Received`, seq)) AS status FROM {statuses} GROUP BY agent"
+    newest = (
+        f"SELECT agent, argMax((boot, run, seq), (`Received`, seq)) AS status FROM {statuses} GROUP BY agent"
+    )
     return (
         "SELECT agent, host, collector, version, state, error, remedy, generation, interval_s,"
         f" `Received` AS last_seen FROM {collectors} WHERE (agent, boot, run, seq) IN"
