@@ -62,9 +62,7 @@ class Agent:
     epoch: int = EPOCH
     received: list[Received] = field(default_factory=list)
 
-    def snapshot(
-        self, schema: Schema, rows: Sequence[Sequence[Any]], at: float, **changes: Any
-    ) -> Received:
+    def snapshot(self, schema: Schema, rows: Sequence[Sequence[Any]], at: float, **changes: Any) -> Received:
         """A read `at` seconds after boot; `rows` are tuples in the order of the schema's columns."""
         self.seq += 1
         lists = list(zip(*rows, strict=True)) or [()] * len(schema.columns)

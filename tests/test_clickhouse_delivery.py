@@ -47,8 +47,13 @@ def counted(place: Place) -> dict[str, int]:
 def wanted(records: int) -> dict[str, int]:
     of = [sum(1 for number in range(1, records + 1) if number % 4 == kind) for kind in range(4)]
     return {
-        **{"sys_calls_by_comm": 5 * of[0], "sys_calls_bss": 2 * of[1], "snapshots": of[0] + of[1]},
-        **{"statuses": of[2], "gaps": of[3], "collectors": 2, "sys_calls_by_comm_rate": 5 * of[0]},
+        "sys_calls_by_comm": 5 * of[0],
+        "sys_calls_bss": 2 * of[1],
+        "snapshots": of[0] + of[1],
+        "statuses": of[2],
+        "gaps": of[3],
+        "collectors": 2,
+        "sys_calls_by_comm_rate": 5 * of[0],
     }
 
 

@@ -59,9 +59,20 @@ def test_a_relation_has_the_rows_of_its_map_with_names_and_types_of_the_contract
     first, second = answer.to_pylist()
     assert micros(first.pop("time")) == (NOW - 1000 * 10**9 + 20_500_000_000) // 1000
     assert first == {
-        **{"agent": "a1", "host": "host-a1", "boot": "b1", "run": 5 * 10**9, "generation": 10 * 10**9},
-        **{"t1": 20_500_000_000, "seq": 1, "row": 0},
-        **{"comm": "sh", "cpu": 0, "calls": 5, "errors": 1, "slots": [1, 2, 0, 0, 0, 0], "last": -4},
+        "agent": "a1",
+        "host": "host-a1",
+        "boot": "b1",
+        "run": 5 * 10**9,
+        "generation": 10 * 10**9,
+        "t1": 20_500_000_000,
+        "seq": 1,
+        "row": 0,
+        "comm": "sh",
+        "cpu": 0,
+        "calls": 5,
+        "errors": 1,
+        "slots": [1, 2, 0, 0, 0, 0],
+        "last": -4,
     }
     assert (second["row"], second["calls"], second["slots"]) == (1, 2**63, [0] * 6)
 
@@ -196,15 +207,16 @@ def test_agents_tell_of_the_latest_record_and_of_loss(place: Place) -> None:
     assert micros(first.pop("last_seen")) == NOW // 1000 + 5
     assert first.pop("clock_offset_s") == pytest.approx(970 + 2e-6, abs=1e-6)
     assert first == {
-        **{
-            "agent": "a1",
-            "host": "host-a1",
-            "boot": "b1",
-            "run": 5 * 10**9,
-            "version": "0.1.0",
-            "kernel": "6.1",
-        },
-        **{"labels": '{"rack":"é\'\\\\"}', "records": 5, "gaps": 2, "lost": 5},
+        "agent": "a1",
+        "host": "host-a1",
+        "boot": "b1",
+        "run": 5 * 10**9,
+        "version": "0.1.0",
+        "kernel": "6.1",
+        "labels": '{"rack":"é\'\\\\"}',
+        "records": 5,
+        "gaps": 2,
+        "lost": 5,
     }
     assert (second["agent"], second["version"], second["labels"], second["lost"]) == ("a2", None, "{}", 0)
 
@@ -270,9 +282,9 @@ def test_parameters_are_values_whatever_stands_in_them(place: Place) -> None:
 def test_too_few_or_too_many_parameters_are_told(place: Place) -> None:
     place.store()
     for parameters in ([1], [1, 2, 3]):
-        with pytest.raises(StoreError, match="2 \\?|more \\?"):
+        with pytest.raises(StoreError, match=r"2 \?|more \?"):
             place.ask("SELECT ?, ?", parameters)
-    with pytest.raises(StoreError, match="a parameter is a dict"):
+    with pytest.raises(StoreError, match=r"a parameter is a dict"):
         place.ask("SELECT ?", [{}])
 
 
@@ -289,9 +301,11 @@ def test_an_answer_without_rows_has_its_columns(place: Place) -> None:
 def test_all_sorts_of_answers_become_arrow(place: Place) -> None:
     place.store()
     (row,) = place.ask(
-        "SELECT toDate('2026-01-02') AS d, toDateTime('2026-01-02 03:04:05', 'UTC') AS t, tuple(1, 'x', [2]) AS s,"
+        "SELECT toDate('2026-01-02') AS d, toDateTime('2026-01-02 03:04:05', 'UTC') AS t, tuple(1, 'x',"
+        " [2]) AS s,"
         " NULL AS n, toUUID('61f0c404-5cb3-11e7-907b-a6006ad3dba0') AS u, toFixedString('ab', 4) AS f,"
-        " CAST('b' AS Enum8('a' = 1, 'b' = -2)) AS e, [[1], [], [2, 3]] AS l, CAST(NULL AS Nullable(String)) AS z,"
+        " CAST('b' AS Enum8('a' = 1, 'b' = -2)) AS e, [[1], [], [2, 3]] AS l, CAST(NULL AS"
+        " Nullable(String)) AS z,"
         " 1 / 0 AS i, concat('a', unhex('ff')) AS x"
     )
     assert row["d"].isoformat() == "2026-01-02"
@@ -305,23 +319,23 @@ def test_all_sorts_of_answers_become_arrow(place: Place) -> None:
 
 def test_a_type_that_can_not_be_shown_is_told_with_a_way_out(place: Place) -> None:
     place.store()
-    with pytest.raises(StoreError, match="Decimal") as caught:
+    with pytest.raises(StoreError, match=r"Decimal") as caught:
         place.ask("SELECT toDecimal32(1, 2) AS x")
     assert "toString(COLUMN)" in str(caught.value)
 
 
 def test_a_wrong_question_is_answered_with_the_engines_words(place: Place) -> None:
     place.store()
-    with pytest.raises(StoreError, match="nowhere") as caught:
+    with pytest.raises(StoreError, match=r"nowhere") as caught:
         place.ask("SELECT * FROM nowhere")
     assert "Stack trace" not in str(caught.value)
-    with pytest.raises(StoreError, match="(?i)syntax"):
+    with pytest.raises(StoreError, match=r"(?i)syntax"):
         place.ask("SELEC 1")
 
 
 def test_a_reader_can_not_write(server_place: Place) -> None:
     server_place.store().commit(received([snapshot(CALLS, ROWS, seq=1, seconds=20)]))
-    with pytest.raises(StoreError, match="readonly"):
+    with pytest.raises(StoreError, match=r"readonly"):
         server_place.ask("DROP TABLE Snapshots")
     assert server_place.ask("SELECT count(*) AS n FROM snapshots") == [{"n": 1}]
 
@@ -339,7 +353,7 @@ def test_a_large_answer_comes_block_by_block_and_can_be_ended_early(server_place
 
 def test_an_error_in_the_middle_of_an_answer_is_raised(server_place: Place) -> None:
     server_place.store()
-    with pytest.raises(StoreError, match="throwIf"):
+    with pytest.raises(StoreError, match=r"throwIf"):
         server_place.ask(
             "SELECT toUInt8(1) / throwIf(number = 3000000) AS x FROM system.numbers LIMIT 4000000"
         )

@@ -17,6 +17,7 @@ from bpfleet.settings import Duration, Size, convert
 from bpfleet.stores import Received
 from bpfleet_aggregator.stores.clickhouse.dialect import Dialect
 from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
+from bpfleet_aggregator.stores.clickhouse.store import ClickhouseStore
 from bpfleet_aggregator.stores.clickhouse.tables import Tables, own_tables
 from clickhouse_servers import PASSWORD, Place, ServerProcess, free_port
 from fleet_records import CALLS, GLOBALS, NOW, gap, received, snapshot, status
@@ -64,7 +65,7 @@ def test_a_password_comes_from_a_files_first_line(server_place: Place, tmp_path:
 
 
 def test_a_password_file_that_is_not_there_is_told(server_place: Place) -> None:
-    with pytest.raises(ConfigError, match="password can't be read"):
+    with pytest.raises(ConfigError, match=r"password can't be read"):
         server_place.store(password_file="nowhere")
 
 
@@ -73,7 +74,7 @@ def test_a_password_file_that_is_not_there_is_told(server_place: Place) -> None:
 
 def test_a_wrong_password_is_an_error_of_the_configuration(server_place: Place) -> None:
     for open_it in (server_place.store, server_place.reader):
-        with pytest.raises(ConfigError, match="keeper") as caught:
+        with pytest.raises(ConfigError, match=r"keeper") as caught:
             open_it(user="keeper", password="wrong")
         assert "`password`" in caught.value.remedy
 
@@ -85,19 +86,19 @@ def test_a_cluster_that_the_server_does_not_know_is_an_error_of_the_configuratio
 
 
 def test_replicated_tables_without_zookeeper_are_refused_with_a_remedy(server_place: Place) -> None:
-    with pytest.raises(StoreError, match="ZooKeeper") as caught:
+    with pytest.raises(StoreError, match=r"ZooKeeper") as caught:
         server_place.store(replicated=True, replica_path="/x/TABLE", replica="r1")
     assert "ZooKeeper (Keeper)" in caught.value.remedy
 
 
 def test_a_macro_that_the_server_does_not_define_is_an_error_of_the_configuration(place: Place) -> None:
-    with pytest.raises(ConfigError, match="No macro") as caught:
+    with pytest.raises(ConfigError, match=r"No macro") as caught:
         place.store(replicated=True)
     assert "<macros>" in caught.value.remedy
 
 
 def test_nobody_listens(server_place: Place) -> None:
-    with pytest.raises(StoreError, match="can't be reached: .*refused") as caught:
+    with pytest.raises(StoreError, match=r"can't be reached: .*refused") as caught:
         server_place.store(url=f"http://127.0.0.1:{free_port()}")
     assert "`url`" in caught.value.remedy
 
@@ -113,7 +114,7 @@ def test_something_else_listens(server_place: Place) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(StoreError, match="HTTP 404 Not Found: no") as caught:
+        with pytest.raises(StoreError, match=r"HTTP 404 Not Found: no") as caught:
             server_place.store(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join(10)
     assert "ClickHouse's HTTP interface" in caught.value.remedy
@@ -122,7 +123,7 @@ def test_something_else_listens(server_place: Place) -> None:
 def test_a_server_that_takes_connections_and_does_nothing_is_given_up(server_place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(StoreError, match="did not answer in time"):
+        with pytest.raises(StoreError, match=r"did not answer in time"):
             server_place.store(url=url, timeout=Duration(0.2))
 
 
@@ -137,7 +138,7 @@ def test_an_answer_that_breaks_off_is_told(server_place: Place) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(StoreError, match="can't be reached|broke off"):
+        with pytest.raises(StoreError, match=r"can't be reached|broke off"):
             server_place.store(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join(10)
 
@@ -149,6 +150,11 @@ def test_too_little_memory_is_told_and_costs_that_question_only(server_place: Pl
         reader.query("SELECT uniqExact(number) FROM system.numbers LIMIT 100000000")
     assert "max_memory_usage" in caught.value.remedy
     assert reader.query("SELECT count(*) AS n FROM snapshots").read_all().to_pylist() == [{"n": 1}]
+
+
+def commit_some(store: ClickhouseStore) -> None:
+    for seq in range(3, 9):
+        store.commit(received([shot(seq=seq)], first=seq))
 
 
 def test_too_many_parts_is_told_and_heals(server_place: Place) -> None:
@@ -163,9 +169,8 @@ def test_too_many_parts_is_told_and_heals(server_place: Place) -> None:
         " SETTINGS parts_to_throw_insert = 3, parts_to_delay_insert = 1, max_delay_to_insert = 1"
     )
     store.commit(received([shot(seq=2)], first=2))
-    with pytest.raises(StoreError, match="Too many parts") as caught:
-        for seq in range(3, 9):
-            store.commit(received([shot(seq=seq)], first=seq))
+    with pytest.raises(StoreError, match=r"Too many parts") as caught:
+        commit_some(store)
     assert "fewer, larger commits" in caught.value.remedy
     server.run("SYSTEM START MERGES")
     server.run(
@@ -183,11 +188,11 @@ def test_a_store_heals_when_its_server_is_back(tmp_path: Path) -> None:
     store, reader = place.store(), place.reader()
     store.commit(received([shot()]))
     server.kill()
-    with pytest.raises(StoreError, match="can't be reached"):
+    with pytest.raises(StoreError, match=r"can't be reached"):
         store.commit(received([shot(seq=2)], first=2))
-    with pytest.raises(StoreError, match="can't be reached"):
+    with pytest.raises(StoreError, match=r"can't be reached"):
         reader.query("SELECT 1")
-    with pytest.raises(StoreError, match="can't be reached"):
+    with pytest.raises(StoreError, match=r"can't be reached"):
         store.marks([("a1", "s1")])
     server.start()
     store.commit(received([shot(seq=2)], first=2))

@@ -73,7 +73,7 @@ RELATIONS = [
 
 
 def ordered(table: pa.Table) -> list[Any]:
-    return sorted((repr(tuple(row.values())) for row in table.to_pylist()))
+    return sorted(repr(tuple(row.values())) for row in table.to_pylist())
 
 
 def test_every_relation_is_the_same_in_both_stores(place: Place, embedded: tuple[Store, StoreReader]) -> None:

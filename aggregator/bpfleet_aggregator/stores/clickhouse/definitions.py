@@ -1,6 +1,7 @@
 """Making the database what it is to be: tables, their columns, the views over them.
 
-Everything here may be done again, by several aggregators at once, or have been broken off half-way by a crash.
+Everything here may be done again, by several aggregators at once, or have been broken off half-way by a
+crash.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Definitions:
     def _columns(self, table: str) -> set[str]:
         found = rows_of(
             self._server,
-            f"SELECT name FROM system.columns WHERE database = {text(self._database)} AND table = {text(table)}",
+            f"SELECT name FROM system.columns WHERE database = {text(self._database)} AND table ="
+            f" {text(table)}",
         )
         return {str(row["name"]) for row in found}
 

@@ -1,10 +1,12 @@
-"""High-water marks: the highest seq of each spool whose rows are all stored. They live in ClickHouse, not here.
+"""High-water marks: the highest seq of each spool whose rows are all stored. They live in ClickHouse, not
+here.
 
 Why this is right, whoever dies when:
 
-- A batch's rows are written first, then its marks. So a mark says only what is true; where it is missing, the agent
-  sends again what is stored, and it collapses with what is there (see `tables`).
-- A mark is a maximum: two aggregators that write marks of one spool can't lower it, in whatever order they do.
+- A batch's rows are written first, then its marks. So a mark says only what is true; where it is missing,
+the agent sends again what is stored, and it collapses with what is there (see `tables`).
+- A mark is a maximum: two aggregators that write marks of one spool can't lower it, in whatever order they
+do.
 - An agent that moves to another aggregator is told the mark of that moment. The one that it left may still be
   writing an older batch: rows that come twice are the same rows, and its marks are not above what it wrote.
 """

@@ -5,41 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from bpfleet.errors import StoreError
+from bpfleet_aggregator.stores.clickhouse.native_source import Damaged, EndOfAnswer, Reader, Source
 
-__all__ = ["Damaged", "EndOfAnswer", "Source", "empty_answer", "read_block"]
-
-
-class Source(Protocol):
-    """Where an answer's bytes come from."""
-
-    def read(self, size: int) -> bytes:
-        """`size` bytes, fewer only at the end."""
-
-
-class EndOfAnswer(Exception):
-    """Raised where a block could begin and nothing follows."""
-
-
-class Damaged(Exception):
-    """Raised where bytes are no block: as a rule an error's text that the server put behind the blocks.
-
-    `begin` is what was taken for a block's first bytes.
-    """
-
-    def __init__(self, begin: bytes) -> None:
-        super().__init__()
-        self.begin = begin
-
-
-_KEPT = 4096
-"""Bytes of a block's beginning that are remembered until it has been read."""
+__all__ = ["empty_answer", "read_block"]
 
 
 _NUMBERS = {
@@ -60,43 +35,9 @@ _TIME_DECIMAL = "Decimal(18, 6)"
 """What stands for a point in time where the server has none below a second (seconds since 1970)."""
 
 
-class _Reader:
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.begin = b""
-
-    def exactly(self, size: int) -> bytes:
-        made = self._source.read(size)
-        if len(self.begin) < _KEPT:
-            self.begin += made[:_KEPT]
-        if len(made) != size:
-            raise self.damaged()
-        return made
-
-    def damaged(self) -> Damaged:
-        return Damaged(self.begin)
-
-    def varint(self) -> int:
-        number = shift = 0
-        while True:
-            (byte,) = self.exactly(1)
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return number
-            shift += 7
-            if shift > 63:
-                raise self.damaged()
-
-    def text(self) -> str:
-        size = self.varint()
-        if size > 1 << 16:
-            raise self.damaged()
-        return self.exactly(size).decode("utf-8", "replace")
-
-
 def read_block(source: Source, expected: pa.Schema | None = None) -> pa.RecordBatch:
     """The next block; `expected` is the schema of those before. Raises EndOfAnswer behind the last one."""
-    reader = _Reader(source)
+    reader = Reader(source)
     try:
         columns = reader.varint()
     except Damaged as damage:
@@ -118,13 +59,13 @@ def read_block(source: Source, expected: pa.Schema | None = None) -> pa.RecordBa
 
 def empty_answer(kinds: Mapping[str, str]) -> pa.RecordBatch:
     """No rows, of columns of these types: servers send nothing at all in such a case."""
-    reader = _Reader(BytesIO())
+    reader = Reader(BytesIO())
     return pa.RecordBatch.from_arrays(
         [_decoder(kind)(reader, 0) for kind in kinds.values()], names=list(kinds)
     )
 
 
-_Decode = Callable[[_Reader, int], pa.Array]
+_Decode = Callable[[Reader, int], pa.Array]
 
 
 def _decoder(kind: str) -> _Decode:
@@ -183,13 +124,13 @@ def split_types(inner: str) -> list[str]:
 def _fixed(kind: pa.DataType) -> _Decode:
     width = kind.bit_width // 8
 
-    def decode(reader: _Reader, rows: int) -> pa.Array:
+    def decode(reader: Reader, rows: int) -> pa.Array:
         return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(reader.exactly(rows * width))])
 
     return decode
 
 
-def _strings(reader: _Reader, rows: int) -> pa.Array:
+def _strings(reader: Reader, rows: int) -> pa.Array:
     texts = []
     for _ in range(rows):
         texts.append(reader.exactly(reader.varint()))
@@ -207,26 +148,26 @@ def _joined(data: bytes, size: int) -> pa.Array:
     return _text([data[at : at + size].rstrip(b"\0") for at in range(0, len(data), size)])
 
 
-def _bools(reader: _Reader, rows: int) -> pa.Array:
+def _bools(reader: Reader, rows: int) -> pa.Array:
     return pa.array(np.frombuffer(reader.exactly(rows), np.uint8) != 0)
 
 
-def _nothing(reader: _Reader, rows: int) -> pa.Array:
+def _nothing(reader: Reader, rows: int) -> pa.Array:
     reader.exactly(rows)
     return pa.nulls(rows)
 
 
-def _days(reader: _Reader, rows: int) -> pa.Array:
+def _days(reader: Reader, rows: int) -> pa.Array:
     days = np.frombuffer(reader.exactly(2 * rows), "<u2").astype("<i4")
     return pa.array(days, pa.int32()).cast(pa.date32())
 
 
-def _seconds(reader: _Reader, rows: int) -> pa.Array:
+def _seconds(reader: Reader, rows: int) -> pa.Array:
     seconds = np.frombuffer(reader.exactly(4 * rows), "<u4").astype("<i8")
     return pa.array(seconds, pa.int64()).cast(pa.timestamp("s", "UTC"))
 
 
-def _uuids(reader: _Reader, rows: int) -> pa.Array:
+def _uuids(reader: Reader, rows: int) -> pa.Array:
     halves = np.frombuffer(reader.exactly(16 * rows), "<u8").reshape(rows, 2).tolist()
     texts = [f"{high:016x}{low:016x}" for high, low in halves]
     return pa.array([f"{t[:8]}-{t[8:12]}-{t[12:16]}-{t[16:20]}-{t[20:]}" for t in texts], pa.string())
@@ -243,7 +184,7 @@ _OTHERS: Mapping[str, _Decode] = {
 
 
 def _nullable(decode: _Decode) -> _Decode:
-    def nullable(reader: _Reader, rows: int) -> pa.Array:
+    def nullable(reader: Reader, rows: int) -> pa.Array:
         mask = pa.array(np.frombuffer(reader.exactly(rows), np.uint8) != 0)
         values = decode(reader, rows)
         if pa.types.is_null(values.type):
@@ -254,7 +195,7 @@ def _nullable(decode: _Decode) -> _Decode:
 
 
 def _lists(decode: _Decode) -> _Decode:
-    def lists(reader: _Reader, rows: int) -> pa.Array:
+    def lists(reader: Reader, rows: int) -> pa.Array:
         ends = np.frombuffer(reader.exactly(8 * rows), "<u8")
         values = decode(reader, int(ends[-1]) if rows else 0)
         offsets = np.zeros(rows + 1, np.int32)
@@ -269,7 +210,7 @@ def _lists(decode: _Decode) -> _Decode:
 def _structs(kinds: list[str]) -> _Decode:
     decoders = [_decoder(kind) for kind in kinds]
 
-    def structs(reader: _Reader, rows: int) -> pa.Array:
+    def structs(reader: Reader, rows: int) -> pa.Array:
         arrays: list[Any] = [decode(reader, rows) for decode in decoders]
         return pa.StructArray.from_arrays(arrays, [str(i + 1) for i in range(len(arrays))])
 
@@ -279,7 +220,7 @@ def _structs(kinds: list[str]) -> _Decode:
 def _enum(inner: str, width: int) -> _Decode:
     words = {int(number): word for word, number in re.findall(r"'((?:[^'\\]|\\.)*)' = (-?\d+)", inner)}
 
-    def enum(reader: _Reader, rows: int) -> pa.Array:
+    def enum(reader: Reader, rows: int) -> pa.Array:
         numbers = np.frombuffer(reader.exactly(width * rows), f"<i{width}").tolist()
         return pa.array([words.get(number) for number in numbers], pa.string())
 
@@ -290,7 +231,7 @@ def _low_cardinality(inner: str) -> _Decode:
     nullable = inner.startswith("Nullable(")
     decode = _decoder(inner[len("Nullable(") : -1] if nullable else inner)
 
-    def low_cardinality(reader: _Reader, rows: int) -> pa.Array:
+    def low_cardinality(reader: Reader, rows: int) -> pa.Array:
         if rows == 0:
             return decode(reader, 0)
         reader.exactly(8)  # the version, 1

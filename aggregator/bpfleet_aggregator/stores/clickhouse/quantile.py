@@ -1,6 +1,7 @@
 """What questions can do with histograms, put into their text: servers before 21.10 have no functions in SQL.
 
-`histogram_quantile(counts, q)` is the value at a quantile, `histogram_sum(counts)` adds up arrays, slot by slot.
+`histogram_quantile(counts, q)` is the value at a quantile, `histogram_sum(counts)` adds up arrays, slot by
+slot.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rate relations: what grew between two reads of a map (stores/__init__.py has the rule), as one SQL text.
 
 Servers before 21.1 have no window functions, so the reads of a map are made an array, sorted, and laid beside
-themselves one place further on. Then each read has two roles: what is now, and what was before in the next one. A
-row takes part in both, and the two meet by the later read and the key. A condition on time or agent leaves few
-roles, and so few rows to keep in memory.
+themselves one place further on. Then each read has two roles: what is now, and what was before in the next
+one. A row takes part in both, and the two meet by the later read and the key. A condition on time or agent
+leaves few roles, and so few rows to keep in memory.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def rate_view(
     """What a rate relation selects; `types` are those of the fields."""
     fields = field_expressions(relation, placements)
     keys, growing = relation.rate_columns()
-    # The names inside are K0…, V0…: no field's name can be in the way. `Rest` tells keys apart whose text is the same.
+    # The names inside are K0…, V0…: no field's name can be in the way. `Rest` tells keys apart whose text is
+    # the same.
     key_names = [f"`K{index}`" for index in range(len(keys))] or ["`K0`"]
     key_values = [fields[field.name] for field in keys.values()] or ["`row`"]
     entries = [f"{value} AS {name}" for name, value in zip(key_names, key_values, strict=True)]
@@ -72,7 +73,8 @@ def rate_view(
     fell = " OR ".join(_fell(index, one) for index, one in enumerate(growing))
     judged = (
         f"SELECT *, (toInt64(t1) - toInt64({begin})) / 1e9 AS `Seconds`, multiIf(t1 <= {begin}, 'unknown',"
-        f" NOT `Earlier`, 'load', `HasOld`, if({fell}, 'reset', 'snapshot'), `EarlierWhole`, 'new', 'unknown') AS"
+        f" NOT `Earlier`, 'load', `HasOld`, if({fell}, 'reset', 'snapshot'), `EarlierWhole`, 'new',"
+        f" 'unknown') AS"
         f" `Since` FROM ({met})"
     )
     columns = [f"{name} AS {quoted(key)}" for name, key in zip(key_names, keys or ["row"], strict=True)]

@@ -1,20 +1,21 @@
 """Which schema lives in which relation, agreed on by every aggregator of one database.
 
-A schema's record is a view of constants, `Schema_00000001` and so on. Making a view is atomic, and the second one
-of a name is refused, so numbers are given out without a lock: whoever is refused reads what the other recorded, and
-places its schema anew behind it. All aggregators therefore place the same schemas in the same order.
+A schema's record is a view of constants, `Schema_00000001` and so on. Making a view is atomic, and the
+second one of a name is refused, so numbers are given out without a lock: whoever is refused reads what the
+other recorded, and places its schema anew behind it. All aggregators therefore place the same schemas in the
+same order.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
 
+from bpfleet.wire import Schema
 from bpfleet_aggregator.stores.clickhouse.failures import ALREADY_THERE, Refused
 from bpfleet_aggregator.stores.clickhouse.literals import quoted, text
 from bpfleet_aggregator.stores.clickhouse.server import Server, rows_of
 from bpfleet_aggregator.stores.clickhouse.tables import Tables
 from bpfleet_aggregator.stores.relations import Placement, Recorded, Relations
-from bpfleet.wire import Schema
 
 __all__ = ["Registry"]
 
@@ -48,7 +49,8 @@ class Registry:
         found = rows_of(
             self._server,
             f"SELECT number, {', '.join(map(quoted, _MEMBERS))}"
-            f" FROM merge({text(self._database)}, {text(_PATTERN)}) WHERE number > {self._count} ORDER BY number",
+            f" FROM merge({text(self._database)}, {text(_PATTERN)}) WHERE number > {self._count} ORDER BY"
+            f" number",
         )
         for row in found:
             self._count = int(str(row.pop("number")))

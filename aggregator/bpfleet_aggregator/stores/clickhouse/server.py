@@ -14,7 +14,8 @@ import pyarrow as pa
 from bpfleet.errors import ConfigError, StoreError
 from bpfleet_aggregator.stores.clickhouse.failures import Refused, said, unreachable
 from bpfleet_aggregator.stores.clickhouse.native import InsertColumn, encoded_block
-from bpfleet_aggregator.stores.clickhouse.native_read import Damaged, EndOfAnswer, Source, read_block
+from bpfleet_aggregator.stores.clickhouse.native_read import read_block
+from bpfleet_aggregator.stores.clickhouse.native_source import Damaged, EndOfAnswer, Source
 from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
 
 __all__ = ["HttpServer", "Server", "answer_of", "rows_of"]

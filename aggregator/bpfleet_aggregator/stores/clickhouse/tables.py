@@ -3,8 +3,8 @@
 Tables begin with a capital letter, relations (views) never do, so no map's name can meet a table's. The same
 holds for columns that no question sees.
 
-Each table of records is a ReplacingMergeTree whose sorting key ends in (Spool, SpoolSeq, row): a record that is
-stored again has the same key, since all of it comes from the record itself, and the two collapse into one.
+Each table of records is a ReplacingMergeTree whose sorting key ends in (Spool, SpoolSeq, row): a record that
+is stored again has the same key, since all of it comes from the record itself, and the two collapse into one.
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ class Tables:
         order = ", ".join(one if "(" in one else quoted(one) for one in table.order)
         return (
             f"CREATE TABLE IF NOT EXISTS {self.named(table.name)}{self.everywhere} ({columns})"
-            f" ENGINE = {self._engine(table)} PARTITION BY {table.partition} ORDER BY ({order}){self._options()}"
+            f" ENGINE = {self._engine(table)} PARTITION BY {table.partition} ORDER BY"
+            f" ({order}){self._options()}"
         )
 
     def add_column(self, table: Table, column: str) -> str:

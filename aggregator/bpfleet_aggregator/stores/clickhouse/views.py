@@ -1,7 +1,7 @@
 """The relations: views that show each record once, whatever was stored twice.
 
-A view reads its table with FINAL. Its text says which release made it, by a hash in front, so that an aggregator
-can tell whether a view is as it is to be without comparing what the server made of its SQL.
+A view reads its table with FINAL. Its text says which release made it, by a hash in front, so that an
+aggregator can tell whether a view is as it is to be without comparing what the server made of its SQL.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def field_expressions(relation: Relation, placements: Iterable[Placement]) -> Ma
 def _expression(field: Field, schemas: Sequence[Placement]) -> str:
     lacking = [one.schema.id for one in schemas if field.name not in {other.name for other in one.fields}]
     name = quoted(field.name)
-    if not lacking or field.column.count is not None and field.column.type not in ("char", "bytes"):
+    if not lacking or (field.column.count is not None and field.column.type not in ("char", "bytes")):
         return name  # an array that is not stored is empty as it is
     return f"if(`Schema` IN ({', '.join(map(text, lacking))}), NULL, {name})"
 
@@ -55,12 +55,14 @@ def own_views(tables: Tables, dialect: Dialect, schemas: str) -> dict[str, str]:
     return {
         "agents": _agents(shots, statuses, gaps, each_gap, dialect),
         "collectors": _collectors(statuses, collectors),
-        "snapshots": f"SELECT agent, host, collector, `map`, relation, time, t0, t1, seq, part, parts, `rows`, entries,"
+        "snapshots": f"SELECT agent, host, collector, `map`, relation, time, t0, t1, seq, part, parts,"
+        " `rows`, entries,"
         " max_entries, complete, method, failed_insert, truncated, `Spool` AS spool, `SpoolSeq` AS spool_seq,"
         f" `Received` AS received, boot, run, generation, `Schema` AS `schema` FROM {shots}",
         "gaps": "SELECT agent, host, told_at AS time, `first`, `last`, `count`, reason, sink, boot, run"
         f" FROM ({each_gap})",
-        "statuses": f"SELECT agent, host, time, seq, body, boot, run, t1, `Received` AS received FROM {statuses}",
+        "statuses": "SELECT agent, host, time, seq, body, boot, run, t1, `Received` AS received"
+        f" FROM {statuses}",
         "schemas": schemas,
     }
 
@@ -71,11 +73,13 @@ def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialec
     offset = dialect.seconds_between("`Received`", "time")
     told = "agent, host, boot, run, `Received`, seq"
     records = (
-        f"SELECT {told}, 'snapshot' AS kind, {offset} AS late, {nothing} AS said_version, {nothing} AS said_kernel,"
+        f"SELECT {told}, 'snapshot' AS kind, {offset} AS late, {nothing} AS said_version, {nothing} AS"
+        f" said_kernel,"
         f" {nothing} AS said_labels, toUInt64(0) AS missing FROM {shots}"
         f" UNION ALL SELECT {told}, 'status', {offset}, version, kernel, CAST(labels AS Nullable(String)),"
         f" toUInt64(0) FROM {statuses}"
-        f" UNION ALL SELECT {told}, 'gap', toFloat64(0), {nothing}, {nothing}, {nothing}, toUInt64(0) FROM {gaps}"
+        f" UNION ALL SELECT {told}, 'gap', toFloat64(0), {nothing}, {nothing}, {nothing}, toUInt64(0) FROM"
+        f" {gaps}"
         # Each loss once, though it was told twice.
         " UNION ALL SELECT agent, host, boot, run, told_at, toUInt64(0), 'loss', toFloat64(0),"
         f" {nothing}, {nothing}, {nothing}, `count` FROM ({each_gap})"
