@@ -1,4 +1,4 @@
-"""Real ClickHouse for tests: Debian's server as a process of its own, and the current engine inside this process."""
+"""Real ClickHouse for tests: Debian's server as a process, the current engine in this one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A process that writes to a ClickHouse store as an aggregator's committer does, and may be killed at any moment.
+"""Writes to a ClickHouse store as an aggregator's committer does, and may be killed at any moment.
 
     clickhouse_writer.py URL DATABASE RECORDS BATCH
 
-Delivers records 1 to RECORDS of one spool: asks for the mark, sends what follows in batches, and goes on until
+Delivers records 1 to RECORDS of one spool: asks for the mark, sends what follows in batches, and goes on
+until
 the mark is the last one. Prints `ready` when it begins and `done` at the end.
 """
 

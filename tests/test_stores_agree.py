@@ -101,11 +101,14 @@ def test_every_relation_is_the_same_in_both_stores(place: Place, embedded: tuple
 
 
 QUESTIONS = [
-    "SELECT agent, since, count(*) AS n, sum(calls) AS grown FROM sys_calls_by_comm_rate GROUP BY agent, since"
+    "SELECT agent, since, count(*) AS n, sum(calls) AS grown FROM sys_calls_by_comm_rate GROUP BY"
+    " agent, since"
     " ORDER BY agent, since",
-    "SELECT t1, comm, histogram_quantile(slots, 0.9) AS p90 FROM sys_calls_by_comm_rate ORDER BY t1, comm, p90",
+    "SELECT t1, comm, histogram_quantile(slots, 0.9) AS p90 FROM sys_calls_by_comm_rate ORDER BY"
+    " t1, comm, p90",
     "SELECT max(t1) AS latest FROM sys_calls_by_comm WHERE comm = 'sh' AND slots[1] > 0",
-    "SELECT a.host AS host, count(*) AS n FROM sys_calls_bss AS r JOIN agents AS a ON r.agent = a.agent GROUP BY a.host",
+    "SELECT a.host AS host, count(*) AS n FROM sys_calls_bss AS r JOIN agents AS a ON r.agent ="
+    " a.agent GROUP BY a.host",
     "SELECT agent, clock_offset_s > 100 AS late FROM agents WHERE clock_offset_s IS NOT NULL ORDER BY agent",
     "SELECT count(*) AS n FROM sys_calls_by_comm WHERE more IS NULL",
     "SELECT reason, sum(count) AS n FROM gaps GROUP BY reason ORDER BY reason",

@@ -92,7 +92,7 @@ class Definitions:
                 raise
 
     def _keep_views(self) -> None:
-        """Make the views that are missing or not as they are to be; until no aggregator has added a schema."""
+        """Make the views that are missing or not as they are to be; until no schema is added."""
         while True:
             # Also those of another aggregator, which may not have got further than to record its schema.
             for relation in list(self._registry.relations):

@@ -1,7 +1,8 @@
 """What a server can do, as far as the store's SQL depends on it.
 
 Two dialects: `modern` (from 22.3 on: points in time below a second, LowCardinality, codecs, Bool, SQL
-functions, views replaced in place) and plain, for what is older, tested on 18.16. Tables that are there decide before the
+functions, views replaced in place) and plain, for what is older, tested on 18.16. Tables that are there
+decide before the
 version does: a server that was upgraded goes on with the tables that it has.
 """
 

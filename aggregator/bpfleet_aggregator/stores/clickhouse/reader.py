@@ -43,7 +43,7 @@ class ClickhouseReader:
         }
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.RecordBatchReader:
-        """Run one statement that reads; `?` stands for a parameter. Raises StoreError with the engine's words."""
+        """Run one statement that reads; `?` stands for a parameter. Raises StoreError."""
         asked = with_quantiles(
             filled_in(sql.strip().rstrip(";"), parameters, has_fractions=self._dialect.modern)
         )

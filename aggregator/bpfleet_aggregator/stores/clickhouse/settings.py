@@ -41,7 +41,7 @@ class ClickhouseSettings(StoreSettings, frozen=True, kw_only=True):
     replicated: bool = False
     """Tables that are replicated through ZooKeeper or ClickHouse Keeper."""
     replica_path: str = "/clickhouse/tables/{shard}/DATABASE/TABLE"
-    """Where a replicated table is in ZooKeeper; DATABASE and TABLE are filled in here, `{…}` by the server."""
+    """Where a replicated table is in ZooKeeper; DATABASE and TABLE are filled in here."""
     replica: str = "{replica}"
     quorum: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Replicas that have a row before it is acknowledged; 0: one, the others follow."""

@@ -56,7 +56,7 @@ class ClickhouseStore:
         return marks.read_marks(self._server, self._definitions.tables.named(MARKS), spools, self._reading)
 
     def commit(self, batch: Sequence[Received]) -> None:
-        """Write the rows, then the marks. What is broken off is sent again, and collapses with what was written."""
+        """Write the rows, then the marks. What is broken off is sent again."""
         if not batch:
             return
         try:
