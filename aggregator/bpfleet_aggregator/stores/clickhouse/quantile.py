@@ -12,7 +12,7 @@ __all__ = ["FUNCTION", "with_quantiles"]
 
 
 def _quantile(counts: str, q: str) -> str:
-    """The value at quantile `q`: within slot i (from 1) it runs evenly from 2^(i-1) (0 in the first) to 2^i."""
+    """The value at quantile `q`: within slot i (from 1) it runs evenly from 2^(i-1) (first: 0) to 2^i."""
     # Old servers take a lambda's names for aliases of the question's, so they are rare ones.
     parts = f"arrayMap(q_n -> toFloat64(q_n), {counts})"
     sums = f"arrayCumSum({parts})"

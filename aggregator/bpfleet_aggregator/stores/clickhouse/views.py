@@ -68,7 +68,7 @@ def own_views(tables: Tables, dialect: Dialect, schemas: str) -> dict[str, str]:
 
 
 def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialect) -> str:
-    """One pass over all records, one row for each, so that the latest of everything is found without a join."""
+    """One pass over all records, one row for each: the latest of everything is found without a join."""
     nothing = "CAST(NULL AS Nullable(String))"
     offset = dialect.seconds_between("`Received`", "time")
     told = "agent, host, boot, run, `Received`, seq"
