@@ -16,6 +16,13 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "installing Debian packages:$missing"
 export DEBIAN_FRONTEND=noninteractive
+# Packages with a service (clickhouse-server) are wanted for their program: nothing is to be started.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+	trap 'rm -f "$policy"' EXIT
+fi
 apt-get update --quiet=2
 # shellcheck disable=SC2086 # a list of words is meant
 apt-get install --quiet=2 --yes --no-install-recommends $missing >/dev/null

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zmq
@@ -21,6 +21,9 @@ from bpfleet.settings import convert
 from bpfleet_plugins.sinks.zmq import ZmqSettings, ZmqSink
 from delivery_scenes import Told
 from sample_records import context
+
+if TYPE_CHECKING:
+    from clickhouse_servers import Engine, Place, ServerProcess
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,3 +115,47 @@ def shared_path() -> Iterator[Path]:
     made.chmod(0o755)
     yield made
     shutil.rmtree(made)
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Debian's ClickHouse, on ports and in a folder of its own."""
+    from clickhouse_servers import ServerProcess
+
+    server = ServerProcess(tmp_path_factory.mktemp("clickhouse"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def clickhouse_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The current engine of ClickHouse, in this process."""
+    from clickhouse_servers import Engine
+
+    engine = Engine(tmp_path_factory.mktemp("chdb"))
+    yield engine
+    engine.end()
+
+
+@pytest.fixture
+def server_place(clickhouse_server: ServerProcess, tmp_path: Path) -> Iterator[Place]:
+    """A database on Debian's server."""
+    from clickhouse_servers import Place
+
+    place = Place(clickhouse_server, None, tmp_path)
+    yield place
+    place.close()
+
+
+@pytest.fixture(params=["18.16", "current"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A database on Debian's server, and once more in the current engine."""
+    from clickhouse_servers import Place
+
+    if request.param == "current":
+        made = Place(None, request.getfixturevalue("clickhouse_engine"), tmp_path)
+    else:
+        made = Place(request.getfixturevalue("clickhouse_server"), None, tmp_path)
+    yield made
+    made.close()
