@@ -19,7 +19,7 @@ TEST_SETUP := $(VENV)/.ready-for-tests
 .PHONY: run test lint bench clean setup
 
 run: $(SETUP)
-	@exec $(BIN)/bpfleet run --config $(CONFIG) $(if $(DURATION),--duration $(DURATION))
+	@exec sh etc/demo.sh $(BIN)/bpfleet $(CONFIG) $(DURATION)
 
 test: $(TEST_SETUP) lint
 	$(BIN)/python -m pytest $(TESTS)
@@ -38,7 +38,7 @@ setup: $(SETUP)
 $(SETUP): pyproject.toml Makefile
 	@sh etc/apt-install.sh $(PACKAGES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[aggregator]"
 	@touch $@
 
 $(TEST_SETUP): $(SETUP)

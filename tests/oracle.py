@@ -17,21 +17,20 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import zmq
-import zstandard
 
 from aggregator_process import AggregatorProcess
-from bpfleet.wire.messages import Data, Hello, encode
 
 STATE_MIB = 64
 ADDRESS = "10.213.7.1"
 PORT = 7788
 AGENT_PROGRAM = Path(__file__).with_name("oracle_agent.py")
+HOSTILE = str(Path(__file__).with_name("hostile_peers.py"))
 
 Stored = Mapping[str, Counter[int]]
 """Of each agent, how often each number is stored."""
@@ -194,10 +193,10 @@ class Oracle:
             server, secret = (key.decode() for key in zmq.curve_keypair())
             (self.directory / "aggregator.key").write_text(secret)
             settings = f'key = "{self.directory}/aggregator.key"\nkeys = "{self.directory}/agent-keys"'
-            pairs = [[key.decode() for key in zmq.curve_keypair()] for _ in range(agents)]
+            pairs = [[key.decode() for key in zmq.curve_keypair()] for _ in range(agents + 1)]
             keys = [[server, *pair] for pair in pairs]
             (self.directory / "agent-keys").write_text("".join(f"{public} *\n" for public, _ in pairs))
-            self.server_key = server
+            self.admitted = keys.pop()
         self.aggregator = AggregatorProcess(
             self.directory,
             settings,
@@ -205,10 +204,10 @@ class Oracle:
             bind=f"tcp://0.0.0.0:{PORT}",
             prefix=["ip", "netns", "exec", self.network.a],
         )
-        # The sink in one of two, where it need not have a key.
+        # The real sink in one of two; the others say the protocol by themselves, repeats and all.
         self.agents = [
             OracleAgent(
-                "spool" if self.encrypted or n % 2 else "sink",
+                "spool" if n % 2 else "sink",
                 self.network.a if n % 4 < 2 else self.network.b,
                 self.directory / f"agent{n}",
                 keys[n] if keys else [],
@@ -286,13 +285,26 @@ class Oracle:
 
     def _be_hostile(self) -> None:
         """In a process of the aggregator's namespace."""
-        words = [self.server_key] if self.encrypted else []
-        subprocess.run(
-            ["ip", "netns", "exec", self.network.a, sys.executable, __file__, self._some_agent().id, *words],
+        words = self.admitted if self.encrypted else []
+        done = subprocess.run(
+            [
+                "ip",
+                "netns",
+                "exec",
+                self.network.a,
+                sys.executable,
+                HOSTILE,
+                str(PORT),
+                self._some_agent().id,
+                *words,
+            ],
             check=True,
-            timeout=30,
+            timeout=60,
+            capture_output=True,
+            text=True,
         )
         self.counts["hostile peer"] += 1
+        self.counts["refused frames"] += int(done.stdout)
 
     # ---- the end
 
@@ -313,45 +325,6 @@ class Oracle:
             assert not lost, f"{agent.kind} agent {agent.id}: {len(lost)} of {len(promised)} lost"
             assert not repeated, f"{agent.kind} agent {agent.id}: {len(repeated)} stored more than once"
             assert found.keys() <= agent.made()
+            assert "evil" not in stored
             self.counts["promised"] += len(promised)
             self.counts["stored"] += len(found)
-
-
-def be_hostile(agent: str, server_key: str) -> None:
-    """What strangers, and broken or evil agents, may send."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    endpoint = f"tcp://127.0.0.1:{PORT}"
-    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(64 << 20))
-    hello = encode(Hello(agent=agent if not server_key else "evil", spool="evil", first=1, last=9))
-    frames = [b"", os.urandom(500), bomb, bytes(4 << 20 | 1), b"\xdd\xff\xff\xff\xff" * 3]
-    messages = [
-        [os.urandom(300)],
-        [b"x"] * 50,
-        [bytes(6 << 20)],
-        hello,
-        *(encode(Data(spool="evil", seq=n, frame=frame)) for n, frame in enumerate(frames, 1)),
-        encode(Data(spool="other", seq=9, frame=b"")),
-    ]
-    sockets = []
-    for curve in [True, False] if server_key else [False]:
-        socket = context.socket(zmq.DEALER)
-        socket.linger = 0
-        if curve:
-            # A key that nobody has listed.
-            socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
-            socket.curve_serverkey = server_key.encode()
-        socket.connect(endpoint)
-        sockets.append(socket)
-    for message in messages:
-        for socket in sockets:
-            # One that was not let in has nowhere to send to.
-            with suppress(zmq.Again):
-                socket.send_multipart(message, zmq.DONTWAIT)
-        time.sleep(0.02)
-    for socket in sockets:
-        socket.close(linger=200)
-    context.term()
-
-
-if __name__ == "__main__":
-    be_hostile(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "")

@@ -3,7 +3,7 @@
     python oracle_agent.py spool|sink ENDPOINT DIRECTORY AGENT [SERVER-KEY PUBLIC SECRET]
 
 `spool` speaks the protocol itself and keeps its records in SQLite until they are acknowledged, so that a kill
-loses none. `sink` is the real zmq sink; what it had taken and not delivered ends with the process. Each
+loses none. `sink` is the real zmq sink with its own. Each
 record has a number, in its rows. SIGTERM: no more records, deliver all that is there, exit.
 """
 
@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bpfleet import Frame, SinkContext, SinkError
+from bpfleet import Duration, Frame, SinkContext, SinkError
 from bpfleet.errors import WireError
+from bpfleet.keys import KeyPair, write_pair
 from bpfleet.wire import Column, Origin, Schema, Snapshot, encode_schema, encode_snapshot
 from bpfleet.wire.messages import Ack, Bye, Data, Hello, Nack, Welcome, decode, encode
 from bpfleet_plugins.sinks.zmq import ZmqSettings, ZmqSink
@@ -202,12 +203,29 @@ def run_spool(endpoint: str, directory: Path, agent: str, keys: list[str], stopp
         session.close()
 
 
-def run_sink(endpoint: str, directory: Path, agent: str, stopping: list[int]) -> None:
-    """The real sink: numbers that are delivered are written down."""
+def run_sink(endpoint: str, directory: Path, agent: str, keys: list[str], stopping: list[int]) -> None:
+    """The real sink: numbers that it has taken, into its spool, are written down: it promised those."""
     (directory / "made").touch()
     made = sum(1 for _ in (directory / "made").open())
-    settings = ZmqSettings(endpoints=(endpoint,), hello_timeout=DEADLINE, ack_timeout=DEADLINE, backoff=0.1)
-    context = SinkContext(name="zmq", state=directory, agent=agent, host="oracle", user="root")
+    if keys and not (directory / "bpfleet.key").exists():
+        write_pair(directory / "bpfleet.key", KeyPair(public=keys[1], secret=keys[2]))
+    settings = ZmqSettings(
+        endpoints=(endpoint,),
+        hello_timeout=Duration(DEADLINE),
+        ack_timeout=Duration(DEADLINE),
+        backoff=Duration(0.1),
+        curve="on" if keys else "off",
+        server_key=tuple(keys[:1]),
+    )
+    context = SinkContext(
+        name="zmq",
+        state=directory,
+        agent=agent,
+        host="oracle",
+        user="root",
+        stopping=lambda: bool(stopping),
+        time_left=lambda: 60.0,
+    )
     sink = ZmqSink(settings, context)
     with (directory / "made").open("a", 1) as making, (directory / "delivered").open("a", 1) as delivered:
         while not stopping:
@@ -234,7 +252,7 @@ def main() -> None:
     if kind == "spool":
         run_spool(endpoint, Path(directory), agent, keys, stopping)
     else:
-        run_sink(endpoint, Path(directory), agent, stopping)
+        run_sink(endpoint, Path(directory), agent, keys, stopping)
 
 
 if __name__ == "__main__":

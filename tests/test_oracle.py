@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import sqlite_store
+from bpfleet import StoreContext
+from bpfleet_aggregator.stores.duckdb.reader import open_reader
+from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
 from oracle import Oracle, Stored, StoreUnderTest
 
 KILLS = int(os.environ.get("BPFLEET_ORACLE_KILLS", "6"))
@@ -27,8 +30,22 @@ def rows_of_sqlite(state: Path) -> Stored:
     return found
 
 
+def rows_of_duckdb(state: Path) -> Stored:
+    """The embedded store, asked as anyone would."""
+    found: dict[str, Counter[int]] = {}
+    reader = open_reader(DuckdbSettings(), StoreContext("duckdb", state))
+    try:
+        for batch in reader.query("SELECT agent, number FROM oracle_records"):
+            for agent, number in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                found.setdefault(agent, Counter())[number] += 1
+    finally:
+        reader.close()
+    return found
+
+
 STORES = {
     "rows": StoreUnderTest("[store.rows]", rows_of_sqlite),
+    "duckdb": StoreUnderTest("[store.duckdb]", rows_of_duckdb),
 }
 
 

@@ -35,12 +35,13 @@ class Read:
 def views(buffer: Bytes, start: int, stride: int, rows: int, layout: Layout) -> Iterator[Array]:
     """One view per column of `layout`; row i's bytes begin at `start + i * stride` of `buffer`."""
     for leaf in layout.columns():
-        at = start + leaf.offset
-        if leaf.count is None or leaf.base in ("char", "bytes"):
-            dtype = column_dtype(leaf.base, leaf.count)
-            yield np.ndarray((rows,), dtype, buffer, at, (stride,))
+        whole = leaf.count is None or leaf.base in ("char", "bytes")
+        dtype = column_dtype(leaf.base, leaf.count if whole else None)
+        shape = (rows,) if whole else (rows, leaf.count or 1)
+        # numpy holds offset and strides against the buffer even where there are no rows, and no bytes.
+        if rows:
+            yield np.ndarray(
+                shape, dtype, buffer, start + leaf.offset, (stride, dtype.itemsize)[: len(shape)]
+            )
         else:
-            dtype = column_dtype(leaf.base, None)
-            # numpy checks the inner stride against the buffer, even for no rows and a buffer of no bytes.
-            shape, strides = (rows, leaf.count), (stride, dtype.itemsize)
-            yield np.ndarray(shape, dtype, buffer, at, strides) if rows else np.empty(shape, dtype)
+            yield np.empty(shape, dtype)
