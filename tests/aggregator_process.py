@@ -99,13 +99,14 @@ class AggregatorProcess:
         """All its lines."""
         return "".join(self.lines)
 
-    def stored(self) -> list[tuple[str, str, int, str, bytes]]:
-        """(agent, spool, seq, kind, content) of all that is in the store."""
+    def stored(self, records: int = 0) -> list[tuple[str, str, int, str, bytes]]:
+        """(agent, spool, seq, kind, content) of all that is in the store, once it is so many records."""
+        self.wait_for(lambda: len(sqlite_store.stored(self.state)) >= records)
         return sqlite_store.stored(self.state)
 
-    def seqs(self) -> list[int]:
-        """The seqs stored, in order."""
-        return [row[2] for row in self.stored()]
+    def seqs(self, records: int = 0) -> list[int]:
+        """The seqs stored, in order, once they are so many."""
+        return [row[2] for row in self.stored(records)]
 
     def kill(self) -> None:
         """SIGKILL."""

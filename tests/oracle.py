@@ -25,6 +25,7 @@ from types import TracebackType
 import zmq
 
 from aggregator_process import AggregatorProcess
+from bpfleet.keys import KeyPair, write_pair
 
 STATE_MIB = 64
 ADDRESS = "10.213.7.1"
@@ -191,7 +192,7 @@ class Oracle:
         settings, keys = 'curve = "off"', list[list[str]]()
         if self.encrypted:
             server, secret = (key.decode() for key in zmq.curve_keypair())
-            (self.directory / "aggregator.key").write_text(secret)
+            write_pair(self.directory / "aggregator.key", KeyPair(server, secret))
             settings = f'key = "{self.directory}/aggregator.key"\nkeys = "{self.directory}/agent-keys"'
             pairs = [[key.decode() for key in zmq.curve_keypair()] for _ in range(agents + 1)]
             keys = [[server, *pair] for pair in pairs]

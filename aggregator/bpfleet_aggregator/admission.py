@@ -10,11 +10,10 @@ from pathlib import Path
 from bpfleet.errors import ConfigError
 from bpfleet_aggregator.report import Report
 
-__all__ = ["ANY", "Admission", "read_secret_key"]
+__all__ = ["ANY", "Admission"]
 
 ANY = "*"
 _KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z")
-_SECRET = re.compile(r'^\s*secret-key\s*=\s*"([^"\n]{40})"', re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -179,21 +178,3 @@ def _read_list(path: Path) -> _Listed:
         if agent != ANY:
             listed.reserved.setdefault(agent, set()).add(key)
     return listed
-
-
-def read_secret_key(path: Path) -> str:
-    """The aggregator's secret key, in Z85, from a certificate or a line of its own; raises ConfigError."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(
-            f"the aggregator's key can't be read: {reason}",
-            where=str(path),
-            remedy="bpfleet keys makes one; [aggregator] key names its file",
-        ) from None
-    match = _SECRET.search(text)
-    key = match.group(1) if match else text.strip()
-    if not _KEY.match(key):
-        raise ConfigError("no secret key in it", where=str(path), remedy="bpfleet keys makes one")
-    return key

@@ -12,8 +12,9 @@ from types import FrameType
 import zmq
 
 from bpfleet.errors import StoreError
+from bpfleet.keys import read_pair
 from bpfleet.stores import Store, StoreContext
-from bpfleet_aggregator.admission import Admission, read_secret_key
+from bpfleet_aggregator.admission import Admission
 from bpfleet_aggregator.aggregate import Aggregator
 from bpfleet_aggregator.committer import Committer
 from bpfleet_aggregator.config import Config
@@ -39,7 +40,7 @@ class Service:
         no_new_privileges()
         user = user_to_become(settings.user)
         state = made_state_directory(Path(settings.state), user)
-        secret = read_secret_key(Path(settings.key or "")) if settings.encrypted else ""
+        secret = read_pair(Path(settings.key or "")).secret if settings.encrypted else ""
         self._admission = Admission(Path(settings.keys) if secret else None, state / _BINDINGS, self._report)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=settings.io_threads)
         self._gatekeeper: Gatekeeper | None = None
