@@ -33,7 +33,11 @@ from bpfleet.reading.ladder import METHODS
 from bpfleet.schema import Fold, Map, Meaning
 from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
 from bpfleet.spec import Collector
+from bpfleet.stores import StoreSettings
 from bpfleet.worker.file_collectors import file_collector
+from bpfleet_aggregator.config import AggregatorSettings
+from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
+from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
 from distributions import distribution
 
 ROOT = Path(__file__).parent.parent
@@ -308,7 +312,7 @@ COMMON = {one.name for base in (CollectorSettings, SinkSettings) for one in msgs
 
 
 def own_settings() -> list[Any]:
-    """(heading of docs/configuration.md, model, fields) of every table that can be written."""
+    """(page, heading, model, fields) of every table that can be written."""
     found: list[Any] = [
         ("## `[agent]`", config.AgentSettings, msgspec.structs.fields(config.AgentSettings)),
         ("### Every collector", CollectorSettings, msgspec.structs.fields(CollectorSettings)),
@@ -320,14 +324,25 @@ def own_settings() -> list[Any]:
             own = [field for field in msgspec.structs.fields(model) if field.name not in COMMON]
             found.append((f"### {one.name}", model, own))
     assert len(found) >= 9
-    return found
+    central: list[Any] = [
+        ("aggregator.md", "## `[aggregator]`", AggregatorSettings),
+        ("aggregator.md", "## `[store.duckdb]`", DuckdbSettings),
+        ("clickhouse.md", "## `[store.clickhouse]`", ClickhouseSettings),
+    ]
+    of_store = {field.name for field in msgspec.structs.fields(StoreSettings)}
+    return [("configuration.md", *one) for one in found] + [
+        (page, heading, model, [one for one in msgspec.structs.fields(model) if one.name not in of_store])
+        for page, heading, model in central
+    ]
 
 
-@pytest.mark.parametrize(("heading", "model", "fields"), own_settings(), ids=lambda part: str(part)[:20])
+@pytest.mark.parametrize(
+    ("page", "heading", "model", "fields"), own_settings(), ids=lambda part: str(part)[:20]
+)
 def test_every_setting_is_documented_with_its_type_and_default(
-    heading: str, model: type[Any], fields: Any
+    page: str, heading: str, model: type[Any], fields: Any
 ) -> None:
-    shown = rows(section("configuration.md", heading))
+    shown = rows(section(page, heading))
     assert [row[0] for row in shown] == [f"`{field.name}`" for field in fields]
     for field, (_, kind, default, meaning) in zip(fields, shown, strict=True):
         assert kind == shown_type(field.type), field.name
