@@ -117,7 +117,7 @@ def _collector(made: FilledMap, reader: MapReader) -> RunningCollector:
     columns += [Column.of(leaf, "value") for leaf in value.columns()]
     schema = Schema("bench", "1", "rows", "", tuple(columns))
     one = RunningMap("rows", reader, schema, encode_schema(schema), None)
-    return RunningCollector("bench", "1", 1.0, [one], [], 1, None, [])
+    return RunningCollector("bench", "1", 1.0, [one], [], 1, None, [], [])
 
 
 def _page() -> int:
