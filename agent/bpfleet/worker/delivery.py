@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from bpfleet.wire import Frame, Gap, Origin, encode_gap
 from bpfleet.worker.ledger import Ledger
 
 __all__ = ["Delivery"]
+
+log = logging.getLogger("bpfleet.sink")
 
 _BATCH_BYTES = 4 << 20
 _ATTEMPTS = 3
@@ -281,10 +284,16 @@ class Delivery:
             self._ledger.set_delivered(self.name, following - 1)
 
     def _became(self, state: State, error: BpfleetError | None) -> None:
-        told = (self.state, str(self.error)) == (state, str(error))
+        before = self.error
+        told = (self.state, str(before)) == (state, str(error))
         self.state, self.error = state, error
-        if not told:
-            self._changed()
+        if told:
+            return
+        if error is not None and not isinstance(error, SinkGone):  # of that the sink tells in its own way
+            log.warning("sink %r: %s", self.name, error)
+        elif error is None and before is not None:
+            log.warning("sink %r works again", self.name)
+        self._changed()
 
 
 def _defect(name: str, error: Exception) -> SinkError:
