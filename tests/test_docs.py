@@ -26,10 +26,12 @@ import pytest
 
 import bpfleet
 from agent_process import Agent, run
-from bpfleet import config, settings
+from bpfleet import config, kernel, settings
 from bpfleet.cli import app
+from bpfleet.loader.__main__ import _READABLE
+from bpfleet.loader.snapshot_program import _WALKABLE
 from bpfleet.plugins import Plugins, State
-from bpfleet.reading.ladder import METHODS
+from bpfleet.reading.ladder import _BATCH_TYPES, METHODS
 from bpfleet.schema import Fold, Map, Meaning
 from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
 from bpfleet.spec import Collector
@@ -470,6 +472,16 @@ def test_every_module_of_the_aggregator_is_on_its_map() -> None:
 
 def test_the_reading_methods_are_explained_best_first() -> None:
     assert [row[0] for row in rows(section("reading.md", "## The ladder"))] == [f"`{one}`" for one in METHODS]
+
+
+def test_every_kind_of_map_has_a_row_that_says_whether_it_is_read() -> None:
+    shown = {row[0].strip("`"): row[1] for row in rows((DOCS / "maps.md").read_text())}
+    assert set(shown) == set(kernel.MAP_TYPES) - {"unspec"}
+    assert {kind for kind, how in shown.items() if how != "no"} == _READABLE
+    for kind, how in shown.items():
+        if how != "no":
+            assert ("batch" in how) == (kind in _BATCH_TYPES)
+            assert ("walk" in how) == (kind in _WALKABLE)
 
 
 # ---- troubleshooting
