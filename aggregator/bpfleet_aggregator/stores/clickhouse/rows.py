@@ -50,6 +50,9 @@ def _of(name: str) -> Callable[[Received], Any]:
     return lambda one: getattr(one.record, name)
 
 
+_HOUR_US = 3600 * 10**6
+
+
 def _recorded_at(one: Received) -> int:
     record: Any = one.record
     return moment(record.t1 + record.wall_offset)
@@ -140,6 +143,12 @@ def _made(found: Mapping[str, Sequence[Any]], types: Columns, dialect: Dialect) 
 
 def _each(batch: Sequence[Received], members: Members) -> dict[str, list[Any]]:
     return {name: [get(one) for one in batch] for name, get in members.items()}
+
+
+def place_in_table(one: Received) -> tuple[int, str, str, int]:
+    """The key of its kind's table, as far as its rows share it: hour (not of gaps), agent, spool, seq."""
+    hour = 0 if isinstance(one.record, Gap) else _recorded_at(one) // _HOUR_US
+    return hour, one.agent, one.spool, one.seq
 
 
 def rows(

@@ -83,7 +83,8 @@ class ClickhouseStore:
         gaps: list[Received] = []
         statuses: list[Received] = []
         highest: dict[tuple[str, str], int] = {}
-        for one in batch:
+        # In the order of the tables' key, so that the server need not sort the rows.
+        for one in sorted(batch, key=rows.place_in_table):
             record = one.record
             if isinstance(record, Snapshot):
                 shots.append(one)
