@@ -25,6 +25,7 @@ log = logging.getLogger("bpfleet.sink.zmq")
 _ATTEMPTS = 3
 _TEND_EVERY = 1.0
 _LAST_WORDS = 0.5
+_PATIENCE_AT_THE_END = 3.0
 """Seconds of the agent's end that are kept for BYE and for closing the file."""
 
 
@@ -63,6 +64,7 @@ class Sender:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._drain = False
+        self._closed_at = 0.0
         self._session: Session | None = None
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._thread = threading.Thread(target=self._run, name=f"sender {context.name}", daemon=True)
@@ -75,7 +77,7 @@ class Sender:
     def close(self, *, drain: bool) -> None:
         """End the thread; with `drain` once the spool is empty, or the agent's time is over."""
         self._drain = drain
-        self._failures = 0
+        self._failures, self._closed_at = 0, time.monotonic()
         self._closing.set()
         self._wake.set()
         self._thread.join()
@@ -106,7 +108,10 @@ class Sender:
             return False
         if not self._drain or not len(self._spool) or self._time_left() <= 0:
             return True
-        # Each endpoint is tried once; one that welcomes us and fails, a little more often.
+        # Each endpoint is tried once, for a few seconds at least, since an aggregator may just be starting;
+        # one that welcomes us and fails, a little more often.
+        if time.monotonic() < self._closed_at + _PATIENCE_AT_THE_END:
+            return False
         endpoints = len(self._endpoints.order)
         return self._failures >= (max(_ATTEMPTS, endpoints) if self._welcomed else endpoints)
 
