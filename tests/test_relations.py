@@ -71,7 +71,8 @@ def test_the_rate_relation_has_keys_increases_and_rates_under_names_that_differ(
     hist = Column("hist", "value", "u64", 32, "histogram")
     gauge = Column("now", "value", "u64", None, "gauge")
     made = Relations().place(schema("x", "m", key("seconds"), counter("n"), counter("n_per_s"), hist, gauge))
-    keys, growing = made.relation.rate_columns()
+    keys, labels, growing = made.relation.rate_columns()
+    assert labels == {}
     assert list(keys) == ["key_seconds"]
     assert [(one.increase, one.per_second) for one in growing] == [
         ("n", "value_n_per_s"),

@@ -49,6 +49,11 @@ class Field:
         return self.column.part == "key"
 
     @property
+    def is_label(self) -> bool:
+        """Whether it says something of the row, without being what tells rows apart: a command of a pid."""
+        return not self.is_key and self.column.meaning == "label"
+
+    @property
     def is_growing(self) -> bool:
         """Whether it has a rate: a counter or a histogram, of numbers, in the value."""
         return is_growing(self.column)
@@ -87,8 +92,8 @@ class Relation:
         """The name of the rate relation."""
         return f"{self.name}_rate"
 
-    def rate_columns(self) -> tuple[dict[str, Field], tuple[RateField, ...]]:
-        """What follows `RATE_FIXED`: the keys by column name, and the growing fields.
+    def rate_columns(self) -> tuple[dict[str, Field], dict[str, Field], tuple[RateField, ...]]:
+        """What follows `RATE_FIXED`: keys and labels of values by column name, then the growing fields.
 
         Where a name is taken (a key called `seconds`), the field's has its part in front.
         """
@@ -102,10 +107,15 @@ class Relation:
         keys = {free(field.name, "key"): field for field in self.keys}
         if not keys:
             taken.add("row")  # what stands in for the key
+        labels = {free(field.name, "value"): field for field in self.fields if field.is_label}
         growing = [(field, free(field.name, "value")) for field in self.fields if field.is_growing]
-        return keys, tuple(
-            RateField(field, name, free(f"{name}_per_s", "value") if field.column.count is None else None)
-            for field, name in growing
+        return (
+            keys,
+            labels,
+            tuple(
+                RateField(field, name, free(f"{name}_per_s", "value") if field.column.count is None else None)
+                for field, name in growing
+            ),
         )
 
 

@@ -51,19 +51,21 @@ def rate_view(
 ) -> str:
     """What a rate relation selects; `types` are those of the fields."""
     fields = field_expressions(relation, placements)
-    keys, growing = relation.rate_columns()
+    keys, labels, growing = relation.rate_columns()
     # The names inside are K0…, V0…: no field's name can be in the way. `Rest` tells keys apart whose text is
     # the same.
     key_names = [f"`K{index}`" for index in range(len(keys))] or ["`K0`"]
     key_values = [fields[field.name] for field in keys.values()] or ["`row`"]
     entries = [f"{value} AS {name}" for name, value in zip(key_names, key_values, strict=True)]
     entries += [f"{fields[one.field.name]} AS `V{index}`" for index, one in enumerate(growing)]
+    entries += [f"{fields[field.name]} AS `L{index}`" for index, field in enumerate(labels.values())]
     rows = f"SELECT {_READ}, `Rest`, {', '.join(entries)} FROM {tables.named(f'Rows_{relation.name}')} FINAL"
     groups = f"{_STREAM}, {_INTERVAL}, {', '.join(key_names)}, `Rest`"
     both = "".join(
         f", anyIf(`V{index}`, `IsNow` = 1) AS `N{index}`, anyIf(`V{index}`, `IsNow` = 0) AS `O{index}`"
         for index in range(len(growing))
     )
+    both += "".join(f", anyIf(`L{index}`, `IsNow` = 1) AS `A{index}`" for index in range(len(labels)))
     met = (
         f"SELECT {groups}, min(`IsNow`) = 0 AS `HasOld`{both}"
         f" FROM ({rows}) AS entries ALL INNER JOIN ({_roles(relation, tables)}) AS roles USING ({_READ})"
@@ -78,6 +80,7 @@ def rate_view(
         f" `Since` FROM ({met})"
     )
     columns = [f"{name} AS {quoted(key)}" for name, key in zip(key_names, keys or ["row"], strict=True)]
+    columns += [f"`A{index}` AS {quoted(name)}" for index, name in enumerate(labels)]
     for index, one in enumerate(growing):
         increase = _increase(index, one, types[one.field.name])
         columns.append(f"{increase} AS {quoted(one.increase)}")

@@ -16,20 +16,23 @@ __all__ = ["rate_view"]
 
 def rate_view(relation: Relation, data: str) -> str:
     """The definition of the view; `data` is the view of the relation's rows."""
-    keys, growing = relation.rate_columns()
+    keys, labels, growing = relation.rate_columns()
     # The names inside are k0…, v0…: no field's name can be in the way.
     key_names = [f"k{index}" for index in range(len(keys))] or ["row"]
     key_values = [f"d.{quoted(field.name)} AS k{index}" for index, field in enumerate(keys.values())] or [
         "(d._n - r.base)::UINTEGER AS row"
     ]
     values = [f"d.{quoted(one.field.name)} AS v{index}" for index, one in enumerate(growing)]
+    values += [f"d.{quoted(field.name)} AS l{index}" for index, field in enumerate(labels.values())]
     both = [
         f"any_value(v{index}) FILTER ({role}) AS {name}{index}"
         for index in range(len(growing))
         for role, name in (("is_now", "now"), ("NOT is_now", "old"))
     ]
+    both += [f"any_value(l{index}) FILTER (is_now) AS l{index}" for index in range(len(labels))]
     fell = " OR ".join(_fell(one.field, index) for index, one in enumerate(growing))
     shown = [f"k{index} AS {quoted(name)}" for index, name in enumerate(keys)] or ["row"]
+    shown += [f"l{index} AS {quoted(name)}" for index, name in enumerate(labels)]
     for index, one in enumerate(growing):
         increase = _increase(one.field, index)
         shown.append(f"{increase} AS {quoted(one.increase)}")
