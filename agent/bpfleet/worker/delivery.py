@@ -7,14 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 
 from bpfleet.errors import BpfleetError, SinkError, SinkFull, SinkGone
-from bpfleet.kernel import boottime_ns
 from bpfleet.plugins import State
 from bpfleet.spec import Sink
-from bpfleet.wire import Frame, Gap, Origin, encode_gap
+from bpfleet.wire import Frame, Origin
 from bpfleet.worker.ledger import Ledger
+from bpfleet.worker.losses import Losses
 
 __all__ = ["Delivery"]
 
@@ -25,16 +24,6 @@ _ATTEMPTS = 3
 _LONGEST_PAUSE = 30.0
 _PAUSE_WHEN_FULL = 2.0
 _BLOCKED_AFTER = 10.0
-
-
-@dataclass
-class _Lost:
-    """A run of records that the sink did not get."""
-
-    first: int
-    last: int
-    count: int
-    reason: str
 
 
 class Delivery:
@@ -68,7 +57,7 @@ class Delivery:
         self._queued_bytes = 0
         self._in_hand = 0
         """Records that the sink is being given right now."""
-        self._lost: list[_Lost] = []
+        self._lost = Losses()
         self._lock = threading.Condition()
         self._stopping = threading.Event()
         self._deadline = float("inf")
@@ -260,26 +249,18 @@ class Delivery:
         if frame.kind == "gap":
             return
         self.dropped += 1
-        last = self._lost[-1] if self._lost else None
-        if last is not None and last.reason == reason and frame.seq == last.last + 1:
-            last.last, last.count = frame.seq, last.count + 1
-        else:
-            self._lost.append(_Lost(frame.seq, frame.seq, 1, reason))
+        self._lost.one(frame.seq, reason)
 
     def _gaps(self) -> list[Frame]:
-        lost, self._lost = self._lost, []
         seq = self._queue[0].seq if self._queue else self._ledger.next_seq
-        return [
-            encode_gap(Gap(origin=self._origin, seq=seq, sink=self.name, t1=boottime_ns(), **asdict(run)))
-            for run in lost
-        ]
+        return self._lost.taken(self._origin, self.name, seq)
 
     def _tell_of_the_worker_before(self) -> None:
         """Records that a worker before us made and this sink was not safe with are gone with it."""
         safe, following = self._ledger.delivered(self.name), self._ledger.next_seq
         self.resumed = safe is not None
         if safe is not None and safe + 1 < following:
-            self._lost.append(_Lost(safe + 1, following - 1, following - 1 - safe, "worker_restart"))
+            self._lost.all_between(safe + 1, following - 1, "worker_restart")
         elif safe is None:
             self._ledger.set_delivered(self.name, following - 1)
 
