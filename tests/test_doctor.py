@@ -588,7 +588,7 @@ def test_code_that_the_worker_can_not_run_is_told(
         ("5.10.0-33-cloud", "warn", ["walks", "without CAP_BPF"]),
         ("5.15.0", "warn", ["without CAP_BPF"]),
         ("6.1.0-30-amd64", "ok", []),
-        ("6.18.44-fc", "ok", []),
+        ("6.18.44-cloud", "ok", []),
         ("10.0", "ok", []),
     ],
 )
