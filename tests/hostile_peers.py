@@ -33,7 +33,8 @@ def bad_frames() -> list[bytes]:
 def be_evil_inside(context: zmq.Context[zmq.Socket[bytes]], port: int, keys: list[str]) -> int:
     """An agent that is admitted, and sends nothing good; returns how many records were refused for good.
 
-    Raises AssertionError where one was taken. An aggregator that is not there refuses none.
+    Raises AssertionError where one is refused for now only; that none is stored, the oracle judges. An
+    aggregator that is not there refuses none.
     """
     socket = context.socket(zmq.DEALER)
     socket.linger, socket.immediate = 0, True
