@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bpfleet.layout import Layout
+from bpfleet.protocol import LoadedLadder
 from bpfleet.spec import Attach
 
 __all__ = ["AttachedProgram", "Backend", "CompiledMap"]
@@ -62,3 +63,6 @@ class Backend(Protocol):
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Attach as `wanted` says, else as the source itself says; raises AttachError naming the
         program and the place."""
+
+    def ladders(self) -> Sequence[LoadedLadder]:
+        """Once loaded: which rung of each ladder was taken."""
