@@ -19,7 +19,7 @@ KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 linux-image-6.12-amd64 busy
 SETUP     := $(VENV)/.ready
 TEST_SETUP := $(VENV)/.ready-for-tests
 
-.PHONY: run test test-kernels lint bench clean setup
+.PHONY: run test test-kernels kernels-table lint bench clean setup
 
 run: $(SETUP)
 	@exec sh etc/demo.sh $(BIN)/bpfleet $(CONFIG) $(DURATION)
@@ -31,6 +31,10 @@ test: $(TEST_SETUP) lint
 test-kernels: $(TEST_SETUP)
 	@sh etc/apt-install.sh $(KERNEL_PACKAGES)
 	$(BIN)/python tests/kernels/virtual_machines.py
+
+# After test-kernels: the tables of docs/kernels.md, from what was found.
+kernels-table: $(TEST_SETUP)
+	$(BIN)/python tests/kernels/table.py
 
 lint: $(TEST_SETUP)
 	$(BIN)/ruff format --check .

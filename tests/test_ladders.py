@@ -26,7 +26,7 @@ static __always_inline int count(__u64 *counter)
 	char comm[16];
 
 	bpf_get_current_comm(comm, sizeof(comm));
-	if (comm[0] == 't' && comm[1] == 'r' && comm[2] == 'u' && comm[3] == 'e' && !comm[4])
+	if (comm[0] == 'r' && comm[1] == 'u' && comm[2] == 'n' && comm[3] == 'g' && comm[4] == 'e')
 		__sync_fetch_and_add(counter, 1);
 	return 0;
 }
@@ -86,8 +86,10 @@ def counts(agent: Agent) -> tuple[int, int]:
 
 def after_execs(agent: Agent, number: int) -> tuple[int, int]:
     before = counts(agent)
+    program = agent.config.with_name("rungexec")  # nobody else starts one of this name
+    program.symlink_to("/bin/true")
     for _ in range(number):
-        subprocess.run(["/bin/true"], check=True)
+        subprocess.run([program], check=True)
     after = counts(agent)
     return after[0] - before[0], after[1] - before[1]
 

@@ -6,17 +6,22 @@ process group, sends packets, collects garbage.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfleet.loader.compile import object_for
+from kept_maps import MAPS_SOURCE, STORAGE_SOURCE
 
-__all__ = ["BUILT", "PROBES", "Probe", "build", "install"]
+__all__ = ["BUILT", "LADDERS", "PROBES", "Probe", "build", "file_name", "install"]
 
 BUILT = Path(__file__).parents[2] / "build" / "kernels" / "programs"
 """Where objects are built; a virtual machine finds them at the same path."""
+
+_HOOK = "security_task_getpgid"
+"""A kernel function that getpgid(2) calls once."""
 
 _HEAD = """#include <bpfleet/bpfleet.h>
 
@@ -101,6 +106,24 @@ struct bpf_iter__task {
 } __attribute__((preserve_access_index));
 """
 
+_RUNGS = (
+    _HEAD
+    + f"""
+SEC("tp_btf/no_such_event")
+int by_nothing(void *ctx) {{ return count(); }}
+
+SEC("fentry/{_HOOK}")
+int by_fentry(void *ctx) {{ return count(); }}
+
+SEC("kprobe/{_HOOK}")
+int by_kprobe(void *ctx) {{ return count(); }}
+
+SEC("raw_tp/sys_enter")
+int by_raw_tp(unsigned long long *ctx) {{ return ctx[1] == 121 ? count() : 0; }}
+"""
+    + _TAIL
+)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -133,7 +156,6 @@ def _skb(name: str, section: str, attach: Mapping[str, str], ip: int, verdict: s
     return Probe(name, section, "packets", "struct __sk_buff *ctx", body, _SKB, attach, **more)  # type: ignore[arg-type]
 
 
-_HOOK = "security_task_getpgid"
 _ENTERED = "return ctx[1] == 121 ? count() : 0; /* getpgid */"
 _ARGUMENTS = "unsigned long long *ctx"
 _KPROBES, _FTRACE = ("KPROBES", "KPROBE_EVENTS"), ("FUNCTION_TRACER", "DYNAMIC_FTRACE_WITH_DIRECT_CALLS")
@@ -196,6 +218,10 @@ _ALL = [
 PROBES = {one.name: one for one in _ALL}
 
 
+MORE = {"maps": MAPS_SOURCE, "storage": STORAGE_SOURCE, "rungs": _RUNGS}
+"""Sources besides the probes, by name."""
+
+
 def file_name(probe: str) -> str:
     """The collector's name, of a probe's."""
     return "at_" + probe.replace(".", "_").replace("/", "_")
@@ -204,7 +230,7 @@ def file_name(probe: str) -> str:
 def build(folder: Path = BUILT) -> Path:
     """Compile what has changed; needs no particular kernel."""
     folder.mkdir(parents=True, exist_ok=True)
-    sources = {file_name(one.name): one.source for one in _ALL}
+    sources = {file_name(one.name): one.source for one in _ALL} | MORE
     for name, text in sources.items():
         source = folder / f"{name}.bpf.c"
         if not source.exists() or source.read_text() != text:
@@ -214,17 +240,35 @@ def build(folder: Path = BUILT) -> Path:
 
 
 def install(folder: Path, knobs: Mapping[str, int], places: Mapping[str, str]) -> None:
-    """Put the probes' objects into a folder of programs, each with its words.
+    """Put the objects into a folder of programs, each with its words.
 
     `places` is what words in capitals stand for in attach lists.
     """
+    said = ["[knobs]", *(f"{knob} = {value}" for knob, value in knobs.items())]
     for name, probe in PROBES.items():
-        stem = file_name(name)
-        shutil.copy(BUILT / f"{stem}.bpf.o", folder)
-        words = ["[knobs]", *(f"{knob} = {value}" for knob, value in knobs.items())]
-        if name == "syscall":
-            words.insert(0, 'before_snapshot = "probe"')
-        if probe.attach is not None:
-            words += ["[[attach]]", 'program = "probe"']
-            words += [f'{key} = "{places.get(text, text)}"' for key, text in probe.attach.items()]
-        (folder / f"{stem}.toml").write_text("\n".join(words) + "\n")
+        words = ['before_snapshot = "probe"'] if name == "syscall" else []
+        _put(folder, file_name(name), words + said + _placed(probe.attach, places))
+    for name in ("maps_walk", "maps_batch", "maps_key"):
+        _put(folder, name, ["[knobs]", f"pid = {knobs['pid']}"], of="maps")
+    _put(folder, "storage", _placed({"kind": "cgroup", "target": "CGROUP"}, places))
+    for name, rungs in LADDERS.items():
+        _put(folder, name, [*said, "[ladders]", f"groups = {json.dumps(rungs)}"], of="rungs")
+
+
+LADDERS = {
+    "rungs_down": ["by_nothing", "by_fentry", "by_kprobe", "by_raw_tp"],
+    "rungs_kprobe": ["by_nothing", "by_kprobe", "by_raw_tp", "by_fentry"],
+}
+"""Ladders of one object: which rung is the first that works depends on the kernel."""
+
+
+def _put(folder: Path, name: str, words: Sequence[str], *, of: str = "") -> None:
+    shutil.copy(BUILT / f"{of or name}.bpf.o", folder / f"{name}.bpf.o")
+    (folder / f"{name}.toml").write_text("\n".join(words) + "\n")
+
+
+def _placed(attach: Mapping[str, str] | None, places: Mapping[str, str]) -> list[str]:
+    if attach is None:
+        return []
+    lines = [f'{key} = "{places.get(text, text)}"' for key, text in attach.items()]
+    return ["[[attach]]", 'program = "probe"', *lines]

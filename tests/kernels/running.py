@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,26 @@ from agent_process import PATIENCE, Agent, run
 from bpfleet.doctor.kernel_config import read_config
 from probes import PROBES, Probe, build, file_name, install
 
-__all__ = ["EVENTS", "EXACT", "Running", "counted", "doctor", "excuse", "is_debians", "kernel_version"]
+__all__ = [
+    "BUILT_IN",
+    "EVENTS",
+    "EXACT",
+    "READ_BY",
+    "Running",
+    "counted",
+    "doctor",
+    "excuse",
+    "is_debians",
+    "kernel_version",
+]
 
-BUILT_IN = ("execve", "cputime", "dnslat")
+BUILT_IN = sorted(
+    point.name.removeprefix("collector.")
+    for point in entry_points(group="bpfleet.v1")
+    if point.name.startswith("collector.") and point.value.startswith("bpfleet_plugins.")
+)
+READ_BY = {"maps_walk": ["mmap", "walk", "key"], "maps_batch": ["batch", "key"], "maps_key": ["key"]}
+"""Collectors of one object, and the methods that they are allowed."""
 
 
 class Running:
@@ -37,6 +55,10 @@ class Running:
         config = (
             f'[agent]\ninterval = "1s"\nprograms = "{programs}"\nload_timeout = "{30 * PATIENCE:.0f}s"\n'
             + "".join(f"[collectors.{name}]\n" for name in BUILT_IN)
+            + "".join(
+                f'[collectors.{name}]\nread = {methods}\nwalk_limit = "10s"\n'
+                for name, methods in READ_BY.items()
+            )
         )
         self.agent = Agent(config, folder)
 
