@@ -8,9 +8,28 @@ from pathlib import Path
 __all__ = ["TOOLS", "object_in", "unpack"]
 
 TOOLS = (
-    "biolatency biostacks cachestat cpudist drsnoop execsnoop exitsnoop filelife hardirqs llcstat numamove"
-    " opensnoop readahead runqlat runqslower softirqs syscount tcpconnlat tcpconnect tcprtt vfsstat"
-).split()
+    "biolatency",
+    "biostacks",
+    "cachestat",
+    "cpudist",
+    "drsnoop",
+    "execsnoop",
+    "exitsnoop",
+    "filelife",
+    "hardirqs",
+    "llcstat",
+    "numamove",
+    "opensnoop",
+    "readahead",
+    "runqlat",
+    "runqslower",
+    "softirqs",
+    "syscount",
+    "tcpconnlat",
+    "tcpconnect",
+    "tcprtt",
+    "vfsstat",
+)
 _EM_BPF = 247
 
 

@@ -1,4 +1,4 @@
-"""What plain libbpf loads and attaches here, the agent loads, attaches and reads: objects that others made."""
+"""What plain libbpf loads and attaches here, the agent loads, attaches and reads: objects of others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plain(objects: Mapping[str, Path]) -> Mapping[str, Any]:
         check=True,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {tool: one for tool, one in zip(objects, lines, strict=True)}
+    return dict(zip(objects, lines, strict=True))
 
 
 @pytest.fixture(scope="module")
