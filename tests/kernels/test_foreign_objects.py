@@ -23,7 +23,9 @@ _WITH_TRACEFS = 'mount -t tracefs tracefs /sys/kernel/tracing; exec "$@"'
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The objects of Debian's libbpf-tools, in a folder of their own."""
-    return unpack(tmp_path_factory.mktemp("foreign"))
+    folder = tmp_path_factory.mktemp("foreign") / "programs"  # the worker may enter it, not the one above
+    folder.mkdir()
+    return unpack(folder)
 
 
 @pytest.fixture(scope="module")

@@ -148,8 +148,14 @@ def wait(machines: list[Machine], seconds: int) -> None:
             one.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             print(f"{one.release}: not done after {seconds} s, so it is ended", file=sys.stderr)
-            os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait()
+            end(one)
+
+
+def end(machine: Machine) -> None:
+    """Kill what still runs of it: it has a process group of its own."""
+    if machine.process is not None and machine.process.poll() is None:
+        os.killpg(machine.process.pid, signal.SIGKILL)
+        machine.process.wait()
 
 
 def report(machine: Machine) -> bool:
@@ -195,10 +201,15 @@ def main() -> int:
         name = image.name.removeprefix("vmlinuz-")
         machines.append(Machine(version, image, BUILD / name))
     make_ready()
-    for one in machines:
-        start(one, arguments or [str(HERE)], chosen.seconds)
-    here = None if chosen.kernel else on_this_kernel(arguments)
-    wait(machines, chosen.seconds)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    try:
+        for one in machines:
+            start(one, arguments or [str(HERE)], chosen.seconds)
+        here = None if chosen.kernel else on_this_kernel(arguments)
+        wait(machines, chosen.seconds)
+    finally:
+        for one in machines:
+            end(one)
     well = [report(one) for one in machines]
     return 0 if all(well) and here in (0, None) else 1
 
