@@ -14,20 +14,11 @@ from bpfleet.stores import Received
 from bpfleet.wire import Gap, Snapshot, Status
 from bpfleet_aggregator.stores.arrow_columns import arrow_column, key_rest
 from bpfleet_aggregator.stores.duckdb.streams import Link
-from bpfleet_aggregator.stores.duckdb.tables import GAPS, REST, SNAPSHOTS, STATUSES, data_table
+from bpfleet_aggregator.stores.duckdb.tables import ARROW, GAPS, REST, SNAPSHOTS, STATUSES, data_table
 from bpfleet_aggregator.stores.placing import micros
 from bpfleet_aggregator.stores.relations import Placement
 
 __all__ = ["Batch", "Placed"]
-
-_ARROW = {
-    "UBIGINT": pa.uint64(),
-    "UINTEGER": pa.uint32(),
-    "BIGINT": pa.int64(),
-    "BOOLEAN": pa.bool_(),
-    "VARCHAR": pa.string(),
-    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +88,7 @@ def _data(placement: Placement, placed: Sequence[Placed]) -> pa.Table:
 
 def _records(columns: dict[str, str], made: dict[str, Callable[[Any], Any]], rows: Sequence[Any]) -> pa.Table:
     return pa.table(
-        {
-            name: pa.array(map(made[name], rows), _ARROW[kind], size=len(rows))
-            for name, kind in columns.items()
-        }
+        {name: pa.array(map(made[name], rows), ARROW[kind], size=len(rows)) for name, kind in columns.items()}
     )
 
 

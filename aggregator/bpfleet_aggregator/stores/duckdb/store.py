@@ -160,7 +160,7 @@ class DuckdbStore:
 
     def _begin(self) -> None:
         since = time.time_ns() - int(self._settings.retention * 1e9)
-        self._partitions.begin(self._state.marks_table(), self._state.streams.rows(since))
+        self._partitions.begin(self._state.carried(since))
         self._state.begin(self._partitions.current)
         self._refresh()
 
