@@ -34,7 +34,6 @@ class ClickhouseReader:
                 cancel_http_readonly_queries_on_client_close=1,
                 # What comes twice has one time, so never lies in two partitions.
                 do_not_merge_across_partitions_select_final=1,
-                select_sequential_consistency=1 if settings.quorum > 1 else 0,
                 # As SQL has it: outer joins give NULL, UNION no repeats.
                 join_use_nulls=1,
                 union_default_mode="DISTINCT",
