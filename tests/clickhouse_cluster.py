@@ -5,11 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bpfleet.errors import StoreError
 from clickhouse_servers import DIES_WITH_US, Place, ServerProcess, free_port
 
 _ZOOKEEPER = """tickTime=500
@@ -111,7 +109,6 @@ class Cluster:
             one.database = made[0].database
             one.defaults = {"cluster": "fleet", "replicated": True, **settings}
         return made
-
 
 
 def _replica(server: ServerProcess) -> str:
