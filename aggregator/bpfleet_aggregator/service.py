@@ -127,7 +127,8 @@ class Service:
         self._aggregator.end("the aggregator ends")
         self._report.catch_up(everything=True)
         counts = self._aggregator.counts
-        self._report.note(f"ended: {counts.records:,} records stored, {counts.refused:,} refused")
+        schemas = f", {counts.over_budget:,} of them for their schema" if counts.over_budget else ""
+        self._report.note(f"ended: {counts.records:,} records stored, {counts.refused:,} refused{schemas}")
         self._close()
         if not stored:
             self._report.note("what is not stored yet was not acknowledged: agents send it again")
