@@ -145,11 +145,11 @@ class Field:
 class Map:
     """One map of a collector: what a key is, what a value is.
 
-    `name` is the map's name in the source, or a section of global variables such as `.bss`
-    (then `key` is empty and `value` names the variables that matter). A key or value that is no
-    struct in C is one field, whose name is free. `packed` says that the C structs are packed.
-    A map that is drained (a queue, a stack, a ring buffer, a perf event array) has no key, and its value is the
-    event; `event` names the struct of the object that a ring buffer's declaration is held against.
+    `name` is the map's name in the source, or a section of global variables such as `.bss` (then `key` is
+    empty and `value` names the variables that matter). A key or value that is no struct in C is one field,
+    whose name is free. `packed` says that the C structs are packed. A map that is drained (a queue, a
+    stack, a ring buffer, a perf event array) has no key, and its value is the event; `event` names the
+    struct of the object that a ring buffer's declaration is held against.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """What was taken out of a map, told and lost since its program was loaded: in memory that outlives a worker.
 
-One element of an mmapable array that the loader made and the supervisor holds: so the next worker knows what the one before
-took and never told.
+One element of an mmapable array that the loader made and the supervisor holds: so the next worker knows
+what the one before took and never told.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Book:
         self._words = np.frombuffer(mmap.mmap(fd, BOOK_BYTES, mmap.MAP_SHARED), "<u8", BOOK_BYTES // 8)
 
     def settle(self, consumed: int = 0) -> None:
-        """What a worker before this one took (at least `consumed`, by another count) and did not tell is lost."""
+        """What a worker before this one took (at least `consumed`, by another count) and did not tell is
+        lost."""
         self.consumed = max(consumed, self.consumed)
         left = self.consumed - self.told - self.no_room - self.worker_restart
         if left > 0:

@@ -1,6 +1,7 @@
 """Events' bytes from a ring into pending rows: word by word of all events at once.
 
-An event that is shorter than its layout has zeros behind its end; of a longer one the rest is left out. Both are counted.
+An event that is shorter than its layout has zeros behind its end; of a longer one the rest is left out.
+Both are counted.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Copier:
         """Events of any `lengths` in bytes; `at` are the words where they begin."""
         if not len(at):
             return
-        for size, count in zip(*(part.tolist() for part in np.unique_counts(lengths)), strict=True):
+        for size, count in zip(
+            *(part.tolist() for part in np.unique(lengths, return_counts=True)), strict=True
+        ):
             self._tally(size, count)
         rows = self._rows(len(at), lengths)
         if rows is None:

@@ -24,7 +24,9 @@ class Source(Protocol):
     capacity: int
     """Events that there is room for in the kernel: an estimate where they differ in size."""
     wakes: tuple[int, ...]
-    """Fds that become readable when there is something to take."""
+    """Fds that become readable when there is something to take …"""
+    wakes_half_full: bool
+    """… or only when a half of the room is taken."""
 
     def drain(self, copier: Copier) -> float:
         """Take what is there; returns the share of the room (0 to 1) that was taken."""
@@ -34,7 +36,8 @@ class Source(Protocol):
 
 
 class Drainer:
-    """Drains `source` into rows of at most `most_bytes`; `counted`: the program counts what it could not put in."""
+    """Drains `source` into rows of at most `most_bytes`; `counted`: the program counts what it could not
+    put in."""
 
     why_not: dict[str, str]
     wanted_rows = 0
@@ -77,11 +80,26 @@ class Drainer:
         return self._source.wakes
 
     @property
+    def wakes_half_full(self) -> bool:
+        """Whether they do so only when a half of the room is taken."""
+        return self._source.wakes_half_full
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Events by their size in bytes, as far as they were met by this worker."""
         return {
             "other" if size < 0 else str(size): count for size, count in sorted(self._copier.sizes.items())
         }
+
+    @property
+    def events(self) -> int:
+        """Events taken out of the map since its program was loaded."""
+        return self._book.consumed
+
+    @property
+    def found_full(self) -> int:
+        """Drains that found no room for one more event, since the program was loaded."""
+        return self._book.found_full
 
     @property
     def losses_known(self) -> bool:

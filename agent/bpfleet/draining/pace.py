@@ -1,7 +1,8 @@
 """When a map must be drained though no snapshot is due: before it is more than half full.
 
-From how fast it filled up to now: by the time that it would be half full it has been drained. A map that was found empty is
-asked again after the longest pause, or when the kernel says that an event came.
+From how fast it filled of late: by the time that it would be half full it has been drained. A map that was
+found empty waits for the kernel's word that there is something, if it gives one, and is looked at now and
+then in any case.
 """
 
 from __future__ import annotations
@@ -9,23 +10,32 @@ from __future__ import annotations
 __all__ = ["LONGEST", "SHORTEST", "Pace"]
 
 SHORTEST, LONGEST = 0.002, 0.25
+AFTER_WAKING = 0.005
 _CALMER = 0.9
+_HALF = 0.5
 
 
 class Pace:
-    """The pause between two drains, in seconds, from the shares of the map that they found taken."""
+    """When the next drain is `due` (monotonic seconds), from the shares of the map that drains found
+    taken."""
 
     def __init__(self) -> None:
-        self.pause = SHORTEST
         self.due = 0.0
+        self.idle = False
+        """Whether the last drain found nothing: then the kernel's word is worth listening to."""
         self._rate = 0.0
         self._last = 0.0
 
     def drained(self, now: float, share: float) -> None:
-        """At `now` (monotonic) `share` (0 to 1) of the map was taken."""
+        """At `now` `share` (0 to 1) of the map was taken."""
         seconds = max(now - self._last, 1e-6)
         # The fastest of late: bursts come again.
         self._rate = max(share / seconds, self._rate * _CALMER)
-        self._last = now
-        self.pause = min(LONGEST, max(SHORTEST, 0.5 / self._rate if self._rate else LONGEST))
-        self.due = now + self.pause
+        self._last, self.idle = now, share == 0
+        until_half = _HALF / self._rate if self._rate else LONGEST
+        self.due = now + min(LONGEST, max(SHORTEST, until_half))
+
+    def woken(self, now: float, *, half_full: bool) -> None:
+        """The kernel says that there is an event, or that the map is half full already."""
+        self.due = min(self.due, now if half_full else now + AFTER_WAKING)
+        self.idle = False

@@ -1,7 +1,7 @@
 """Rows that were taken out of a map and wait for its next snapshot: one buffer, within a bound.
 
-A row is what we say of an event (16 bytes: its number, u64; the CPU, u32; its size, u32), then the event's bytes, padded
-to 8.
+A row is what we say of an event (16 bytes: its number, u64; the CPU, u32; its size, u32), then the event's
+bytes, padded to 8.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Perf event arrays: one ring for each CPU, which perf_event_open(2) describes.
 
-Page 0 is the kernel's `struct perf_event_mmap_page`: data_head at 1024, which it moves, and data_tail at 1032, which is ours to
-move. Then the data, which wrap around. A record is a u32 type, u16 misc and u16 size; of type 9 a sample (a u32 size, then
-the bytes of the event, padded so that all of it is whole 8 bytes), of type 2 a count of lost ones (u64 id, u64 lost).
+Page 0 is the kernel's `struct perf_event_mmap_page`: data_head at 1024, which it moves, and data_tail at
+1032, which is ours to move. Then the data, which wrap around. A record is a u32 type, u16 misc and u16
+size; of type 9 a sample (a u32 size, then the bytes of the event, padded so that all of it is whole 8
+bytes), of type 2 a count of lost ones (u64 id, u64 lost).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class PerfRings:
     kernel refuses to map them."""
 
     method = "drain"
+    wakes_half_full = True
 
     def __init__(
         self, fds: Sequence[int], cpus: Sequence[int], size: int, event_size: int, *, told_by_kernel: bool

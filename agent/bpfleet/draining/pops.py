@@ -1,5 +1,5 @@
-"""Queues and stacks: values are popped inside the kernel, thousands in one call, by the drain program (method `drain`);
-where a kernel lacks it, one by one (method `pop`)."""
+"""Queues and stacks: values are popped inside the kernel, thousands in one call, by the drain program
+(method `drain`); where a kernel lacks it, one by one (method `pop`)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class PopByProgram:
     """Pops `capacity` values a run at most; `rows` is the program's mapped array, `counters` its globals."""
 
     method = "drain"
+    wakes_half_full = False
     wakes: tuple[int, ...] = ()
 
     def __init__(
@@ -57,6 +58,7 @@ class PopByOne:
     """Pops by one system call for each value."""
 
     method = "pop"
+    wakes_half_full = False
     wakes: tuple[int, ...] = ()
 
     def __init__(self, fd: int, info: kernel.MapInfo) -> None:

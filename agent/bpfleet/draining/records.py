@@ -1,10 +1,11 @@
 """Where the records of a ring begin: found by numpy for thousands at once, never one by one in Python.
 
-A record's header says how long it is, so the next one's place is known only once the one before has been read. Two
-ways around that. Records alike: where the header at every s-th slot is the same one, of a record of s slots, each of
-them proves the next. Records that differ: for *every* slot, as if a record began there, the slot where the next
-would begin; that table applied to itself leaps 2, 4, … 64 records. Python goes from leap to leap, and numpy fills in
-what lies between. (Slots in the middle of a record give nonsense that no leap ever meets.)
+A record's header says how long it is, so the next one's place is known only once the one before has been
+read. Two ways around that. Records alike: where the header at every s-th slot is the same one, of a record
+of s slots, each of them proves the next. Records that differ: for *every* slot, as if a record began there,
+the slot where the next would begin; that table applied to itself leaps 2, 4, … 64 records. Python goes from
+leap to leap, and numpy fills in what lies between. (Slots in the middle of a record give nonsense that no
+leap ever meets.)
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Scattered:
 def locate(words: Words, steps: Steps, same: int) -> Iterator[Run | Scattered]:
     """The records of `words`, 8-byte slots of which the first begins a record and the last ends one.
 
-    `steps` says of header words how many slots their records take; 0: go no further than this one. Header words
-    are alike where all bits of the mask `same` are. What is found ends before a record that says stop, or that would
-    go beyond the end.
+    `steps` says of header words how many slots their records take; 0: go no further than this one. Header
+    words are alike where all bits of the mask `same` are. What is found ends before a record that says
+    stop, or that would go beyond the end.
     """
     at, mask, end = 0, np.uint64(same), len(words)
     while at < end:

@@ -1,13 +1,14 @@
 """BPF ring buffers: the kernel's pages lie in our memory; what was taken is told to it by moving a position.
 
-Layout (kernel/bpf/ringbuf.c): page 0 is the consumer's position, ours to write; page 1 the producer's; then the data,
-mapped twice in a row, so that a record never wraps. A record is a u32 length with two flags (busy, discarded), a u32
-that is the kernel's, the bytes, and padding to 8.
+Layout (kernel/bpf/ringbuf.c): page 0 is the consumer's position, ours to write; page 1 the producer's; then
+the data, mapped twice in a row, so that a record never wraps. A record is a u32 length with two flags
+(busy, discarded), a u32 that is the kernel's, the bytes, and padding to 8.
 """
 
 from __future__ import annotations
 
 import mmap
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,10 +32,11 @@ def _steps(words: Words) -> npt.NDArray[np.intp]:
 
 
 class RingBuffer:
-    """One ring buffer of `size` bytes, mapped, with events of about `event_size` bytes; OSError where the kernel
-    refuses."""
+    """One ring buffer of `size` bytes, mapped, with events of about `event_size` bytes; OSError where the
+    kernel refuses."""
 
     method = "drain"
+    wakes_half_full = False
 
     def __init__(self, fd: int, size: int, event_size: int) -> None:
         page = mmap.PAGESIZE
@@ -45,7 +47,7 @@ class RingBuffer:
         self._data: Words = np.frombuffer(pages, "<u8", 2 * size // 8, page)
         self._size, self._record = size, padded(event_size) + _HEADER
         self.capacity = max(1, (size - 1) // self._record)
-        self.wakes = (fd,)
+        self.wakes: tuple[int, ...] = (fd,)
 
     def losses(self) -> dict[str, int]:
         """None: the kernel does not count what a full ring refuses."""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bpfleet import kernel
 from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
-from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.events import DRAINED
+from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.drained_maps import prepare_drained

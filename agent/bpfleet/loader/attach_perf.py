@@ -74,7 +74,8 @@ def _open(kind: int, config: int, frequency: int, cpu: int) -> int:
 
 
 def open_perf_event(attributes: bytes, cpu: int) -> int:
-    """perf_event_open(2) of all processes on one CPU; `attributes` are a `struct perf_event_attr`. Raises OSError."""
+    """perf_event_open(2) of all processes on one CPU; `attributes` are a `struct perf_event_attr`. Raises
+    OSError."""
     number = _NUMBERS[platform.machine()]
     fd: int = _syscall(number, ctypes.c_char_p(attributes), -1, cpu, -1, _CLOEXEC)
     if fd < 0:

@@ -12,8 +12,8 @@ from bpfleet.events import RINGS
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
-from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.event_types import EventTypes
+from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import refused
 from bpfleet.loader.logs import telling_lines

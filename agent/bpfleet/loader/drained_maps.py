@@ -1,4 +1,5 @@
-"""What a drained map needs beside itself: the drain program, the rings of a perf event array, the worker's book."""
+"""What a drained map needs beside itself: the drain program, the rings of a perf event array, the worker's
+book."""
 
 from __future__ import annotations
 
@@ -107,7 +108,8 @@ def _open_rings(described: LoadedMap, fd: int, wanted: int, add: AddFd) -> None:
 
 
 def _events(cpus: list[int], size: int) -> tuple[list[int], bool]:
-    """One event per CPU that a program's output goes to, not enabled; whether the kernel counts what is lost."""
+    """One event per CPU that a program's output goes to, not enabled; whether the kernel counts what is
+    lost."""
 
     def opened(read_format: int) -> list[int]:
         attributes = struct.pack(

@@ -42,7 +42,8 @@ def declared_events(where: str, spec: Map, made: CompiledMap) -> tuple[Layout, L
 
 
 def drained_layouts(where: str, made: CompiledMap, words: MapWords) -> tuple[Layout, Layout]:
-    """Our columns and the event's, of a map whose schema is derived: by `words`, else by the object's habits."""
+    """Our columns and the event's, of a map whose schema is derived: by `words`, else by the object's
+    habits."""
     assert made.events is not None
     event = _named(where, made.events, words.event) if words.event else made.events.guess(made.name)[0]
     if event is None:
@@ -55,8 +56,8 @@ def refuse_growing(where: str, name: str, fields: Sequence[Field | Leaf]) -> Non
     for field in fields:
         if field.meaning in _GROWING:
             raise SchemaMismatch(
-                f"field {field.name!r} of map {name!r} is declared as a {field.meaning.value}, and rows of it "
-                "are events, each sent once",
+                f"field {field.name!r} of map {name!r} is declared as a {field.meaning.value}, "
+                "and its rows are events, each sent once",
                 where=where,
                 remedy="declare it as a gauge, a label or a timestamp",
             )
@@ -75,7 +76,8 @@ def _named(where: str, events: EventTypes, said: str) -> Layout:
 
 
 def _cut(event: Layout, size: int) -> Layout:
-    """The first `size` bytes of an event: fields beyond it are left out, text and bytes that reach over it cut."""
+    """The first `size` bytes of an event: fields beyond it are left out, text and bytes that reach over it
+    cut."""
 
     def shorter(leaf: Leaf) -> Leaf | None:
         room = size - leaf.offset

@@ -1,8 +1,9 @@
-"""What the events of a ring buffer or perf event array look like. No object says; there are words, and habits.
+"""What the events of a ring buffer or perf event array look like. No object says; there are words, and
+habits.
 
-In this order: what the schema or the words say; the struct that is called as the map; the struct that a global variable
-points to, where it is the only one (`const struct event *unused`, for Go's bpf2go); for the only such map of an object one
-of the structs `event`, `event_t` and `data_t`; and else bytes.
+In this order: what the schema or the words say; the struct that is called as the map; the struct that a
+global variable points to, where it is the only one (`const struct event *unused`, for Go's bpf2go); for the
+only such map of an object one of the structs `event`, `event_t` and `data_t`; and else bytes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class UnknownType(Exception):
 class EventTypes:
     """What an object tells of the events of one of its maps.
 
-    `find` gives the layout of a struct by its name, `pointed` are the structs that global variables point to, `alone` says
-    that no other map of the object has events. `known`: the compiler itself says (bcc).
+    `find` gives the layout of a struct by its name, `pointed` are the structs that global variables point
+    to, `alone` says that no other map of the object has events. `known`: the compiler itself says (bcc).
     """
 
     find: Callable[[str], Layout | None]

@@ -66,7 +66,8 @@ def derived_maps(
 
 
 def _is_not_read(section: str, name: str) -> bool:
-    """Counts of failed inserts are told as losses; a global called `unused` only keeps a type in the object."""
+    """Counts of failed inserts are told as losses; a global called `unused` only keeps a type in the
+    object."""
     return name.endswith(FAILED_INSERTS) or (section.startswith(".") and name.startswith("unused"))
 
 

@@ -54,12 +54,19 @@ class RunningMap:
     failed_inserts: _Counter | None
     cost: Cost = field(default_factory=Cost)
     growing: bool = False
+    event_type: str = ""
+    """Of a drained map: how the layout of its events was found."""
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
-        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        found = self.losses_so_far()
         if read.entries > read.rows:
             found["truncated"] = read.entries - read.rows
+        return found
+
+    def losses_so_far(self) -> dict[str, int]:
+        """Those that are counted since the program was loaded."""
+        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
         if isinstance(self.reader, Drainer):
             found |= self.reader.losses()
         return found
@@ -142,7 +149,9 @@ def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, f
     schema = Schema(spec.name, spec.version, one.name, one.help, columns)
     if one.book_fd is not None:
         drainer = open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counter is not None)
-        return RunningMap(one.name, drainer, schema, encode_schema(schema), counter)
+        return RunningMap(
+            one.name, drainer, schema, encode_schema(schema), counter, event_type=one.event_type
+        )
     reader = MapReader(
         fds[one.fd],
         one.key,
