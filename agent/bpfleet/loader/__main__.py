@@ -199,7 +199,7 @@ def _event_type(one: CompiledMap, request: Load) -> str:
     words = request.words.get(one.name)
     if one.events is None or request.maps:
         return ""
-    return words.event if words and words.event else one.events.guess(one.name)[1]
+    return words.event if words and words.event else one.events.guess(one.name).how
 
 
 def _help(request: Load, name: str) -> str:

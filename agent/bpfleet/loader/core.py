@@ -8,11 +8,10 @@ from pathlib import Path
 
 from bpfleet import bpf_object
 from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
-from bpfleet.events import RINGS
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
-from bpfleet.loader.event_types import EventTypes
+from bpfleet.loader.event_types import event_types
 from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import refused
@@ -83,12 +82,7 @@ class CoreObject:
     def _described(self, one: MapHandle, fd: int) -> CompiledMap:
         defined = self._types.maps.get(one.name)
         kind = defined.type_name if defined else ""
-        events = None
-        if kind in RINGS:
-            rings = [other for other in self._types.maps.values() if other.type_name in RINGS]
-            events = EventTypes(
-                self._types.struct_layout, self._types.pointed_structs(), alone=len(rings) == 1
-            )
+        events = event_types(self._types, one.name)
         return CompiledMap(
             one.name, fd, *self._types.layouts_of(one.name), one.sizes, kind, events, self._types.calls(_POP)
         )

@@ -45,7 +45,7 @@ def drained_layouts(where: str, made: CompiledMap, words: MapWords) -> tuple[Lay
     """Our columns and the event's, of a map whose schema is derived: by `words`, else by the object's
     habits."""
     assert made.events is not None
-    event = _named(where, made.events, words.event) if words.event else made.events.guess(made.name)[0]
+    event = _named(where, made.events, words.event) if words.event else made.events.guess(made.name).layout
     if event is None:
         return our_columns(made.kind, raw=True), raw_event(words.size or RAW_BYTES)
     return our_columns(made.kind, raw=False), _cut(event, words.size) if words.size else event
