@@ -25,13 +25,15 @@ class Pace:
         """Whether the last drain found nothing: then the kernel's word is worth listening to."""
         self._rate = 0.0
         self._last = 0.0
+        self._was_empty = True
 
     def drained(self, now: float, share: float) -> None:
         """At `now` `share` (0 to 1) of the map was taken."""
-        seconds = max(now - self._last, 1e-6)
+        # Where nothing was there before, all may have come just now.
+        seconds = max(AFTER_WAKING if self._was_empty else now - self._last, 1e-6)
         # The fastest of late: bursts come again.
         self._rate = max(share / seconds, self._rate * _CALMER)
-        self._last, self.idle = now, share == 0
+        self._last, self._was_empty, self.idle = now, share == 0, share == 0
         until_half = _HALF / self._rate if self._rate else LONGEST
         self.due = now + min(LONGEST, max(SHORTEST, until_half))
 

@@ -28,8 +28,8 @@ def declared_events(where: str, spec: Map, made: CompiledMap) -> tuple[Layout, L
             remedy="declare key=() and the event's fields as the value",
         )
     value = declared(spec.value, packed=spec.packed)
-    if spec.event:
-        compiled = _named(where, made.events, spec.event)
+    compiled = _named(where, made.events, spec.event) if spec.event else made.events.known
+    if compiled is not None:
         found = differences(value, compiled, "event")
         if found:
             raise SchemaMismatch(
