@@ -1,6 +1,6 @@
 """When a map must be drained though no snapshot is due: before it is more than half full.
 
-From how fast it filled of late: by the time that it would be half full it has been drained. A map that was
+From how fast it filled of late: long before it would be half full it has been drained. A map that was
 found empty waits for the kernel's word that there is something, if it gives one, and is looked at now and
 then in any case.
 """
@@ -12,7 +12,9 @@ __all__ = ["LONGEST", "SHORTEST", "Pace"]
 SHORTEST, LONGEST = 0.002, 0.25
 AFTER_WAKING = 0.005
 _CALMER = 0.9
-_HALF = 0.5
+_AIM = 0.25
+"""The share at which to drain: half of what must not be passed, since a machine that is busy keeps us
+waiting."""
 
 
 class Pace:
@@ -34,8 +36,8 @@ class Pace:
         # The fastest of late: bursts come again.
         self._rate = max(share / seconds, self._rate * _CALMER)
         self._last, self._was_empty, self.idle = now, share == 0, share == 0
-        until_half = _HALF / self._rate if self._rate else LONGEST
-        self.due = now + min(LONGEST, max(SHORTEST, until_half))
+        until_then = _AIM / self._rate if self._rate else LONGEST
+        self.due = now + min(LONGEST, max(SHORTEST, until_then))
 
     def woken(self, now: float, *, half_full: bool) -> None:
         """The kernel says that there is an event, or that the map is half full already."""
