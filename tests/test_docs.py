@@ -28,6 +28,7 @@ import bpfleet
 from agent_process import Agent, run
 from bpfleet import config, kernel, settings
 from bpfleet.cli import app
+from bpfleet.events import DRAINED
 from bpfleet.loader.__main__ import _READABLE
 from bpfleet.loader.snapshot_program import _WALKABLE
 from bpfleet.plugins import Plugins, State
@@ -482,6 +483,7 @@ def test_every_kind_of_map_has_a_row_that_says_whether_it_is_read() -> None:
         if how != "no":
             assert ("batch" in how) == (kind in _BATCH_TYPES)
             assert ("walk" in how) == (kind in _WALKABLE)
+            assert ("drain" in how) == (kind in DRAINED)
 
 
 # ---- troubleshooting

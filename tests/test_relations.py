@@ -84,6 +84,13 @@ def test_the_rate_relation_has_keys_increases_and_rates_under_names_that_differ(
 # ---- schemas that change
 
 
+def test_events_have_no_rates_whatever_their_columns_say() -> None:
+    number = Column("event_number", "key", "u64", None, "event")
+    placed = Relations().place(schema("opens", "failed", number, counter("took")))
+    assert not placed.relation.has_rate
+    assert [field.name for field in placed.fields] == ["event_number", "took"]
+
+
 def test_a_field_that_is_added_is_a_column_that_is_added() -> None:
     relations = Relations()
     relations.place(schema("x", "m", counter("a")))

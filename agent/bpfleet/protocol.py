@@ -41,6 +41,8 @@ class Load(Message, kw_only=True, tag="load"):
     row_buffer: int = 64 << 20
     """The most bytes that one map's row buffer may take."""
     methods: tuple[str, ...] = ("mmap", "walk", "batch", "key")
+    perf_buffer: int = 256 << 10
+    """Bytes of each CPU's ring of a perf event array."""
     timeout: float = 30.0
     """Seconds that the loader may take."""
     attach_programs: bool = True
@@ -88,6 +90,16 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     failed_inserts_fd: int | None = None
     """The fd of the mmapable or readable array that counts this map's failed inserts."""
     failed_inserts_offset: int = 0
+    book_fd: int | None = None
+    """Of a drained map: the array where the worker keeps count (`bpfleet.draining.book`)."""
+    perf_fds: tuple[int, ...] = ()
+    """Of a perf event array: the events of the CPUs `perf_cpus`, each with a ring of `perf_bytes` bytes."""
+    perf_cpus: tuple[int, ...] = ()
+    perf_bytes: int = 0
+    perf_counts: bool = False
+    """Whether the kernel tells how many events a ring had no room for."""
+    event_type: str = ""
+    """How the layout of the events was found, in words."""
 
 
 class LoadedProgram(msgspec.Struct, kw_only=True):

@@ -10,14 +10,17 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfleet import kernel
 from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
-from bpfleet.ipc import Channel
+from bpfleet.events import DRAINED
+from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
+from bpfleet.loader.drained_maps import prepare_drained
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.tracing_mounts import mount_privately
@@ -55,6 +58,10 @@ def main() -> int:
         defect = LoadError("the loader failed", where="loader", log=traceback.format_exc(limit=-4))
         reply, fds = Failed(collector=str(message.get("collector")), error=defect.to_plain()), _Fds()
     channel.send(plain(reply), fds.all)
+    if isinstance(reply, Loaded) and any(one.perf_fds for one in reply.maps):
+        # Perf rings are there only while somebody has them mapped: the supervisor says when it has.
+        with suppress(ChannelClosed):
+            channel.receive()
     return 0
 
 
@@ -104,6 +111,7 @@ _READABLE = frozenset(
         "lpm_trie",
         "cgroup_storage",
         "percpu_cgroup_storage",
+        *DRAINED,
     ]
 )
 
@@ -169,6 +177,11 @@ def _describe(
         value=value,
         fd=fds.add(one.fd),
     )
+    if info.type_name in DRAINED:
+        prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
+        described.event_type = _event_type(one, request)
+        _find_failed_inserts(described, compiled, fds)
+        return described
     if info.flags & _MMAPABLE and "mmap" in request.methods:
         return described
     if "walk" in request.methods:
@@ -179,6 +192,14 @@ def _describe(
             described.walk_refused = str(error)
     _find_failed_inserts(described, compiled, fds)
     return described
+
+
+def _event_type(one: CompiledMap, request: Load) -> str:
+    """How the layout of the map's events was found, in words."""
+    words = request.words.get(one.name)
+    if one.events is None or request.maps:
+        return ""
+    return words.event if words and words.event else one.events.guess(one.name).how
 
 
 def _help(request: Load, name: str) -> str:

@@ -26,6 +26,7 @@ from bpfleet.wire import Origin, Status, encode_status
 from bpfleet.worker import status
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.delivery import Delivery
+from bpfleet.worker.early_drains import EarlyDrains
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.startup import Startup, Stopped
 from bpfleet.worker.tick import tick
@@ -89,7 +90,9 @@ class Worker:
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wakeup, select.POLLIN)
+        drains = EarlyDrains(self.collectors, poll)
         while True:
+            drains.run()
             now = time.monotonic()
             for one in self.collectors:
                 if now >= due[one.name]:
@@ -105,8 +108,10 @@ class Worker:
                 status_due = now + self.config.agent.status_interval
             if now >= end or (self.sinks and all(sink.gone for sink in self.sinks)):
                 return
-            following = min([*due.values(), status_due, end])
+            following = min([*due.values(), status_due, end, drains.due])
             for fd, _ in poll.poll(max(0.0, following - time.monotonic()) * 1000 + 1):
+                if drains.woken(fd):
+                    continue
                 if fd == self.wakeup.fileno() or not self._message():
                     return
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from bpfleet import kernel
+from bpfleet.draining.drainer import Drainer
+from bpfleet.draining.opening import open_drainer
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
 from bpfleet.plugins import State
@@ -46,19 +48,33 @@ class RunningMap:
     """One map of a running collector."""
 
     name: str
-    reader: MapReader
+    reader: MapReader | Drainer
     schema: Schema
     schema_frame: Frame
     failed_inserts: _Counter | None
     cost: Cost = field(default_factory=Cost)
     growing: bool = False
+    event_type: str = ""
+    """Of a drained map: how the layout of its events was found."""
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
-        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        found = self.losses_so_far()
         if read.entries > read.rows:
             found["truncated"] = read.entries - read.rows
         return found
+
+    def losses_so_far(self) -> dict[str, int]:
+        """Those that are counted since the program was loaded."""
+        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        if isinstance(self.reader, Drainer):
+            found |= self.reader.losses()
+        return found
+
+    def told(self) -> None:
+        """What was read last is in records."""
+        if isinstance(self.reader, Drainer):
+            self.reader.told()
 
 
 @dataclass
@@ -108,7 +124,7 @@ class RunningCollector:
     def use_larger_buffer(self, name: str, walk: WalkFds) -> None:
         """Put a grown row buffer to use."""
         for one in self.maps:
-            if one.name == name:
+            if one.name == name and isinstance(one.reader, MapReader):
                 one.reader.use_walker(walk)
                 one.growing = False
 
@@ -126,6 +142,16 @@ def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, f
     walk = None
     if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
         walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
+    counter = None
+    if one.failed_inserts_fd is not None:
+        counter = _Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
+    columns = columns_of(one.key.columns(), one.value.columns())
+    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
+    if one.book_fd is not None:
+        drainer = open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counter is not None)
+        return RunningMap(
+            one.name, drainer, schema, encode_schema(schema), counter, event_type=one.event_type
+        )
     reader = MapReader(
         fds[one.fd],
         one.key,
@@ -137,11 +163,6 @@ def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, f
     )
     if one.walk_refused and "walk" in reader.why_not:
         reader.why_not["walk"] = one.walk_refused
-    columns = columns_of(one.key.columns(), one.value.columns())
-    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
-    counter = None
-    if one.failed_inserts_fd is not None:
-        counter = _Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
     return RunningMap(one.name, reader, schema, encode_schema(schema), counter)
 
 
@@ -190,6 +211,7 @@ def load_request(
         before_snapshot=spec.before_snapshot,
         row_buffer=int(settings.row_buffer),
         methods=settings.read,
+        perf_buffer=int(settings.perf_buffer),
         timeout=float(timeout),
         attach_programs=attach,
     )

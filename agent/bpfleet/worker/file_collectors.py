@@ -33,6 +33,8 @@ class _Field(Settings, frozen=True, kw_only=True):
 class _Map(Settings, frozen=True, kw_only=True):
     help: str = ""
     read: bool = True
+    event: str = ""
+    size: int = 0
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
 
 
@@ -125,6 +127,8 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
         name: MapWords(
             one.help,
             one.read,
+            one.event,
+            one.size,
             {
                 field: FieldWords(said.name, said.meaning, said.unit, said.help, said.fold)
                 for field, said in one.fields.items()
