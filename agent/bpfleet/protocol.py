@@ -16,7 +16,22 @@ import msgspec
 from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
 
-__all__ = ["Failed", "Grow", "Load", "Loaded", "LoadedMap", "LoadedProgram", "Seal", "plain", "typed"]
+__all__ = [
+    "Failed",
+    "Grow",
+    "Load",
+    "Loaded",
+    "LoadedLadder",
+    "LoadedMap",
+    "LoadedProgram",
+    "Place",
+    "Seal",
+    "plain",
+    "typed",
+]
+
+Place = tuple[str, str, str, str, int]
+"""The fields of `bpfleet.spec.Attach`; without a kind, where the attach list or the section says."""
 
 
 class Message(msgspec.Struct, kw_only=True, tag_field="op"):
@@ -31,8 +46,9 @@ class Load(Message, kw_only=True, tag="load"):
     source: str
     maps: tuple[Map, ...] = ()
     words: dict[str, MapWords] = msgspec.field(default_factory=dict)
-    attach: tuple[tuple[str, str, str, str, int], ...] = ()
-    """The fields of `bpfleet.spec.Attach`."""
+    attach: tuple[Place, ...] = ()
+    ladders: dict[str, tuple[tuple[Place, ...], ...]] = msgspec.field(default_factory=dict)
+    """For each ladder its rungs, best first; a rung is one program or several."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""
     knobs: dict[str, int] = msgspec.field(default_factory=dict)
@@ -112,6 +128,19 @@ class LoadedProgram(msgspec.Struct, kw_only=True):
     """Why it is not attached, where it should be."""
 
 
+class LoadedLadder(msgspec.Struct, kw_only=True):
+    """Which of a collector's alternatives was taken."""
+
+    name: str
+    taken: str
+    """Where its programs are attached, such as `fentry/do_exit`; "" where no rung could be had."""
+    rung: int
+    """Counted from 1; 0 where none."""
+    rungs: int
+    refused: tuple[str, ...]
+    """Why each better rung was not taken, in order."""
+
+
 class Loaded(Message, kw_only=True, tag="loaded"):
     """A collector is in the kernel and attached."""
 
@@ -122,6 +151,7 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     before_snapshot_fd: int | None = None
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
+    ladders: tuple[LoadedLadder, ...] = ()
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

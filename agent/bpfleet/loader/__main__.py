@@ -85,6 +85,7 @@ def load(request: Load, fds: _Fds) -> Loaded:
         maps=maps,
         programs=programs,
         links=tuple(index for there in links.values() for index in there),
+        ladders=tuple(backend.ladders()),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
     )

@@ -15,12 +15,12 @@ from bpfleet.draining.opening import open_drainer
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
 from bpfleet.plugins import State
-from bpfleet.protocol import Load, Loaded, LoadedMap, LoadedProgram
+from bpfleet.protocol import Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
 from bpfleet.reading.columns import Read
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.reading.mapped import map_memory
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Collector
+from bpfleet.spec import Attach, Collector, Rung
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
@@ -86,6 +86,7 @@ class RunningCollector:
     interval: float
     maps: list[RunningMap]
     programs: list[dict[str, str]]
+    ladders: list[LoadedLadder]
     generation: int
     before_snapshot: int | None
     iterators: list[int]
@@ -115,6 +116,7 @@ class RunningCollector:
             interval=interval,
             maps=maps,
             programs=[_program(one) for one in loaded.programs],
+            ladders=list(loaded.ladders),
             generation=loaded.generation,
             before_snapshot=None if before is None else fds[before],
             iterators=[fds[index] for index in loaded.iterators],
@@ -204,7 +206,8 @@ def load_request(
         source=os.fspath(spec.program.source),
         maps=spec.maps,
         words=dict(spec.words),
-        attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency) for a in spec.attach),
+        attach=tuple(map(_place, spec.attach)),
+        ladders=_ladders(spec),
         attach_all=spec.attach_all,
         knobs=_knobs(spec, settings),
         cflags=spec.program.cflags,
@@ -215,6 +218,26 @@ def load_request(
         timeout=float(timeout),
         attach_programs=attach,
     )
+
+
+def _place(one: Attach) -> Place:
+    return one.program, one.kind, one.target, one.symbol, one.frequency
+
+
+def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:
+    for name, rungs in spec.ladders.items():
+        if isinstance(rungs, str) or not rungs or not all(rungs):
+            raise ConfigError(
+                f"ladder {name!r} has {'a rung' if rungs else 'no rungs, or one'} without a program",
+                where=f"collector {spec.name!r}, ladders",
+                remedy="list the alternatives, best first: each a program's name, or several in a list",
+            )
+    return {name: tuple(map(_rung, rungs)) for name, rungs in spec.ladders.items()}
+
+
+def _rung(rung: Rung) -> tuple[Place, ...]:
+    programs = [rung] if isinstance(rung, str | Attach) else rung
+    return tuple(_place(Attach(one, "", "") if isinstance(one, str) else one) for one in programs)
 
 
 def _knobs(spec: Collector, settings: Any) -> dict[str, int]:
