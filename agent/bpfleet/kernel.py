@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,6 +30,7 @@ __all__ = [
     "map_info",
     "next_key",
     "possible_cpus",
+    "read_iterator",
     "run_iterator",
     "run_program",
     "update",
@@ -127,11 +129,27 @@ def run_program(fd: int) -> int:
 
 def run_iterator(link: int) -> None:
     """Run an attached `SEC("iter/…")` program over all its objects once; what it prints is thrown away."""
+    for _ in _iterate(link):
+        pass
+
+
+def read_iterator(link: int, most: int) -> bytes:
+    """The same, and what it wrote; of more than `most` bytes only the first."""
+    pieces: list[bytes] = []
+    size = 0
+    for piece in _iterate(link):
+        if size < most:
+            pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)[:most]
+
+
+def _iterate(link: int) -> Iterator[bytes]:
     iterator = bpf_call(_ITER_CREATE, _attributes("=II", link, 0))
     try:
         # Each read goes on until the program has printed a buffer full, or the objects are at their end.
-        while os.read(iterator, 1 << 16):
-            pass
+        while piece := os.read(iterator, 1 << 16):
+            yield piece
     finally:
         os.close(iterator)
 

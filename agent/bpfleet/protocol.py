@@ -16,7 +16,19 @@ import msgspec
 from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
 
-__all__ = ["Failed", "Grow", "Load", "Loaded", "LoadedMap", "LoadedProgram", "Seal", "plain", "typed"]
+__all__ = [
+    "Failed",
+    "Grow",
+    "Load",
+    "Loaded",
+    "LoadedMap",
+    "LoadedProgram",
+    "LoadedStacks",
+    "LoadedSymbols",
+    "Seal",
+    "plain",
+    "typed",
+]
 
 
 class Message(msgspec.Struct, kw_only=True, tag_field="op"):
@@ -90,6 +102,28 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     failed_inserts_offset: int = 0
 
 
+class LoadedStacks(msgspec.Struct, kw_only=True):
+    """One map of stacks that fields of other maps name."""
+
+    name: str
+    fd: int
+    failed_inserts_fd: int | None = None
+    """As in `LoadedMap`: stacks that could not be kept."""
+    failed_inserts_offset: int = 0
+
+
+class LoadedSymbols(msgspec.Struct, kw_only=True):
+    """Fds to learn names of functions by; None where there is none, and `refused` says why."""
+
+    kernel_fd: int | None
+    """Of /proc/kallsyms."""
+    mappings_fd: int | None
+    """Link of the iterator over the executable mappings of processes …"""
+    wanted_fd: int | None
+    """… that this map has."""
+    refused: str
+
+
 class LoadedProgram(msgspec.Struct, kw_only=True):
     """One program in the kernel and where it is attached ("" for one that is only run)."""
 
@@ -110,6 +144,9 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     before_snapshot_fd: int | None = None
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
+    stacks: tuple[LoadedStacks, ...] = ()
+    symbols: LoadedSymbols | None = None
+    """Where there are stacks."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

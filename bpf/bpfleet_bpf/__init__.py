@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["INCLUDE", "SNAPSHOT"]
+__all__ = ["INCLUDE", "MAPPINGS", "SNAPSHOT"]
 
 INCLUDE = Path(__file__).with_name("include")
 """The directory that `#include <bpfleet/…>` is found in."""
 
 SNAPSHOT = Path(__file__).with_name("snapshot.bpf.c")
 """The source of the snapshot program."""
+
+MAPPINGS = Path(__file__).with_name("mappings.bpf.c")
+"""The source of the program that tells which files processes run."""
