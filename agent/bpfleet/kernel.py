@@ -27,9 +27,12 @@ __all__ = [
     "is_locked",
     "link_create",
     "lookup",
+    "map_by_id",
     "map_info",
     "next_key",
     "possible_cpus",
+    "program_by_id",
+    "program_maps",
     "read_iterator",
     "run_iterator",
     "run_program",
@@ -44,7 +47,8 @@ _syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_lon
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 15, 24, 28
-_ITER_CREATE = 33
+_PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID, _ITER_CREATE = 13, 14, 33
+_MOST_PROGRAM_MAPS = 64  # MAX_USED_MAPS
 
 F_LOCK = 4
 """Flag of lookups and updates: under the value's own lock."""
@@ -109,6 +113,28 @@ def create_map(kind: int, key_size: int, value_size: int, max_entries: int, flag
     """Make a map; returns its fd. (Collectors' maps are made by their loader; this is for tests and
     probes.)"""
     return bpf_call(_MAP_CREATE, _attributes("=5I52x", kind, key_size, value_size, max_entries, flags))
+
+
+def map_by_id(number: int) -> int:
+    """A new fd of the map of that id; takes CAP_SYS_ADMIN."""
+    return bpf_call(_MAP_GET_FD_BY_ID, _attributes("=III", number, 0, 0))
+
+
+def program_by_id(number: int) -> int:
+    """A new fd of the program of that id; takes CAP_SYS_ADMIN."""
+    return bpf_call(_PROG_GET_FD_BY_ID, _attributes("=III", number, 0, 0))
+
+
+def program_maps(fd: int) -> list[int]:
+    """Ids of the maps that a program uses, its sections of globals among them."""
+    numbers = ctypes.create_string_buffer(4 * _MOST_PROGRAM_MAPS)
+    # Before these two, struct bpf_prog_info has 52 bytes that are left out here.
+    info = ctypes.create_string_buffer(
+        struct.pack("=52xIQ16x", _MOST_PROGRAM_MAPS, ctypes.addressof(numbers)), 80
+    )
+    bpf_call(_OBJ_GET_INFO_BY_FD, _attributes("=IIQ", fd, len(info), ctypes.addressof(info)))
+    count: int = struct.unpack_from("=I", info.raw, 52)[0]
+    return list(struct.unpack_from(f"={min(count, _MOST_PROGRAM_MAPS)}I", numbers.raw))
 
 
 def map_info(fd: int) -> MapInfo:

@@ -58,7 +58,9 @@ class Processes:
             rows = self._rows(some)
             for row in rows[np.argsort(rows["start"], kind="stable")].tolist():
                 process, _, start, end, offset, inode, path = row
-                mapping = Mapping(start, end, offset, inode, path.decode("utf-8", "surrogateescape"))
+                # What lies behind the NUL is of the path before.
+                name = path.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+                mapping = Mapping(start, end, offset, inode, name)
                 found.setdefault(process, []).append(mapping)
         return found
 

@@ -22,7 +22,7 @@ from bpfleet.schema import Meaning
 from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Column
 
-__all__ = ["STACK", "TEXT", "StackColumns", "StackTexts", "Texts"]
+__all__ = ["STACK", "TEXT", "StackColumns", "StackTexts", "Texts", "folded"]
 
 STACK = Column("stack", "value", "char", 16, Meaning.LABEL.value, "", "names the stack's text in MAP_stacks")
 """What a map with stack ids has besides its own columns."""
@@ -146,7 +146,7 @@ class StackTexts:
         commands = [b""] * len(rows) if self._columns.command is None else next(rest).tolist()
         frames = _Frames(self._columns, self._naming, rows, processes)
         return [
-            _text([_plain(command.partition(b"\0")[0].decode("utf-8", "replace")), *frames.of(ids, process)])
+            folded([_plain(command.partition(b"\0")[0].decode("utf-8", "replace")), *frames.of(ids, process)])
             for ids, process, command in zip(rows, processes, commands, strict=True)
         ]
 
@@ -236,7 +236,8 @@ def _plain(name: str) -> str:
     return name.replace(";", ":").replace("\n", " ").replace("\0", "")
 
 
-def _text(frames: list[str]) -> bytes:
+def folded(frames: list[str]) -> bytes:
+    """The frames as one text, outermost first; one that is too long ends with `[cut]`."""
     text = ";".join(frame for frame in frames if frame).encode("utf-8", "replace")
     if len(text) <= _LONGEST:
         return text
