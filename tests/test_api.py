@@ -64,6 +64,7 @@ EXPORTED = [
     "hookimpl",
     "label",
     "padding",
+    "stack",
     "struct",
     "timestamp",
 ]
@@ -341,9 +342,10 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         (
             "worker",
             "bpfleet errors kernel ipc schema layout settings spec protocol"
-            " wire reading config identity plugins checking numpy msgspec",
+            " wire reading symbols config identity plugins checking numpy msgspec",
         ),
         ("reading", "errors kernel schema layout wire numpy"),
+        ("symbols", "kernel numpy"),
         # Needs no kernel: an aggregator uses it too.
         ("wire", "errors layout schema msgpack msgspec numpy zstandard"),
         ("views", "errors wire msgspec numpy rich"),
@@ -392,7 +394,7 @@ def test_only_the_command_line_imports_the_command_line() -> None:
         ("bcc", "loader"),
         ("click", "cli"),
         ("pluggy", "hooks plugins"),
-        ("numpy", "reading wire views worker"),
+        ("numpy", "reading symbols wire views worker"),
         ("zmq", "cli"),
     ],
 )

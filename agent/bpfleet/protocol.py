@@ -24,6 +24,8 @@ __all__ = [
     "LoadedLadder",
     "LoadedMap",
     "LoadedProgram",
+    "LoadedStacks",
+    "LoadedSymbols",
     "Place",
     "Seal",
     "plain",
@@ -118,6 +120,28 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     """How the layout of the events was found, in words."""
 
 
+class LoadedStacks(msgspec.Struct, kw_only=True):
+    """One map of stacks that fields of other maps name."""
+
+    name: str
+    fd: int
+    failed_inserts_fd: int | None = None
+    """As in `LoadedMap`: stacks that could not be kept."""
+    failed_inserts_offset: int = 0
+
+
+class LoadedSymbols(msgspec.Struct, kw_only=True):
+    """Fds to learn names of functions by; None where there is none, and `refused` says why."""
+
+    kernel_fd: int | None
+    """Of /proc/kallsyms."""
+    mappings_fd: int | None
+    """Link of the iterator over the executable mappings of processes …"""
+    wanted_fd: int | None
+    """… that this map has."""
+    refused: str
+
+
 class LoadedProgram(msgspec.Struct, kw_only=True):
     """One program in the kernel and where it is attached ("" for one that is only run)."""
 
@@ -152,6 +176,9 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
     ladders: tuple[LoadedLadder, ...] = ()
+    stacks: tuple[LoadedStacks, ...] = ()
+    symbols: LoadedSymbols | None = None
+    """Where there are stacks."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

@@ -28,6 +28,8 @@ class _Field(Settings, frozen=True, kw_only=True):
     help: str = ""
     fold: Fold | None = None
     name: str = ""
+    stack: str = ""
+    process: str = ""
 
 
 class _Map(Settings, frozen=True, kw_only=True):
@@ -145,7 +147,9 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
             one.event,
             one.size,
             {
-                field: FieldWords(said.name, said.meaning, said.unit, said.help, said.fold)
+                field: FieldWords(
+                    said.name, said.meaning, said.unit, said.help, said.fold, said.stack, said.process
+                )
                 for field, said in one.fields.items()
             },
         )
