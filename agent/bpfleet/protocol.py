@@ -24,6 +24,8 @@ __all__ = [
     "LoadedLadder",
     "LoadedMap",
     "LoadedProgram",
+    "LoadedStacks",
+    "LoadedSymbols",
     "Place",
     "Seal",
     "plain",
@@ -57,6 +59,8 @@ class Load(Message, kw_only=True, tag="load"):
     row_buffer: int = 64 << 20
     """The most bytes that one map's row buffer may take."""
     methods: tuple[str, ...] = ("mmap", "walk", "batch", "key")
+    perf_buffer: int = 256 << 10
+    """Bytes of each CPU's ring of a perf event array."""
     timeout: float = 30.0
     """Seconds that the loader may take."""
     attach_programs: bool = True
@@ -104,6 +108,38 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     failed_inserts_fd: int | None = None
     """The fd of the mmapable or readable array that counts this map's failed inserts."""
     failed_inserts_offset: int = 0
+    book_fd: int | None = None
+    """Of a drained map: the array where the worker keeps count (`bpfleet.draining.book`)."""
+    perf_fds: tuple[int, ...] = ()
+    """Of a perf event array: the events of the CPUs `perf_cpus`, each with a ring of `perf_bytes` bytes."""
+    perf_cpus: tuple[int, ...] = ()
+    perf_bytes: int = 0
+    perf_counts: bool = False
+    """Whether the kernel tells how many events a ring had no room for."""
+    event_type: str = ""
+    """How the layout of the events was found, in words."""
+
+
+class LoadedStacks(msgspec.Struct, kw_only=True):
+    """One map of stacks that fields of other maps name."""
+
+    name: str
+    fd: int
+    failed_inserts_fd: int | None = None
+    """As in `LoadedMap`: stacks that could not be kept."""
+    failed_inserts_offset: int = 0
+
+
+class LoadedSymbols(msgspec.Struct, kw_only=True):
+    """Fds to learn names of functions by; None where there is none, and `refused` says why."""
+
+    kernel_fd: int | None
+    """Of /proc/kallsyms."""
+    mappings_fd: int | None
+    """Link of the iterator over the executable mappings of processes …"""
+    wanted_fd: int | None
+    """… that this map has."""
+    refused: str
 
 
 class LoadedProgram(msgspec.Struct, kw_only=True):
@@ -140,6 +176,9 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
     ladders: tuple[LoadedLadder, ...] = ()
+    stacks: tuple[LoadedStacks, ...] = ()
+    symbols: LoadedSymbols | None = None
+    """Where there are stacks."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bpfleet.layout import Layout
+from bpfleet.loader.event_types import EventTypes
 from bpfleet.protocol import LoadedLadder
 from bpfleet.spec import Attach
 
@@ -31,6 +32,12 @@ class CompiledMap:
     value: Layout | None
     sizes: tuple[int, int] = (0, 0)
     """Bytes of a key and of a value, where no layout tells."""
+    kind: str = ""
+    """Such as `hash`; empty where the compiler does not say (a section of variables)."""
+    events: EventTypes | None = None
+    """Of a map that holds records without a type: what the object tells of them."""
+    pops: bool = False
+    """Whether the program itself takes values out of queues or stacks."""
 
 
 @dataclass(frozen=True, slots=True)

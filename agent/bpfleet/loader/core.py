@@ -12,9 +12,10 @@ from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
+from bpfleet.loader.event_types import event_types
 from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.ladders import Rung, TakenRung, Trial, loaded_ladder, none_of, rungs_of, take
-from bpfleet.loader.libbpf import Log, Object, ProgramHandle
+from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import Links, refused
 from bpfleet.loader.logs import telling_lines
 from bpfleet.loader.struct_ops import ask_for_links, attach_struct_ops
@@ -23,6 +24,7 @@ from bpfleet.spec import Attach
 
 __all__ = ["CoreObject", "open_core"]
 
+_POP = 88  # bpf_map_pop_elem
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -61,9 +63,7 @@ class CoreObject:
 
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""
-        return [
-            CompiledMap(m.name, -1, *self._types.layouts_of(m.name), m.sizes) for m in self._object.maps()
-        ]
+        return [self._described(one, -1) for one in self._object.maps()]
 
     def load(self) -> None:
         """Bring maps and programs into the kernel, of each ladder those of the best rung that it takes.
@@ -112,11 +112,15 @@ class CoreObject:
 
     def maps(self) -> Sequence[CompiledMap]:
         """Every map that the kernel now has."""
-        return [
-            CompiledMap(m.name, m.fd, *self._types.layouts_of(m.name), m.sizes)
-            for m in self._object.maps()
-            if m.fd >= 0
-        ]
+        return [self._described(one, one.fd) for one in self._object.maps() if one.fd >= 0]
+
+    def _described(self, one: MapHandle, fd: int) -> CompiledMap:
+        defined = self._types.maps.get(one.name)
+        kind = defined.type_name if defined else ""
+        events = event_types(self._types, one.name)
+        return CompiledMap(
+            one.name, fd, *self._types.layouts_of(one.name), one.sizes, kind, events, self._types.calls(_POP)
+        )
 
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Programs named in `wanted` go where it says, all others where their section's name says."""

@@ -28,11 +28,15 @@ class _Field(Settings, frozen=True, kw_only=True):
     help: str = ""
     fold: Fold | None = None
     name: str = ""
+    stack: str = ""
+    process: str = ""
 
 
 class _Map(Settings, frozen=True, kw_only=True):
     help: str = ""
     read: bool = True
+    event: str = ""
+    size: int = 0
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
 
 
@@ -140,8 +144,12 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
         name: MapWords(
             one.help,
             one.read,
+            one.event,
+            one.size,
             {
-                field: FieldWords(said.name, said.meaning, said.unit, said.help, said.fold)
+                field: FieldWords(
+                    said.name, said.meaning, said.unit, said.help, said.fold, said.stack, said.process
+                )
                 for field, said in one.fields.items()
             },
         )
