@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfleet.loader.compile import object_for
-from kept_maps import MAPS_SOURCE, STORAGE_SOURCE
+from kept_maps import DRAINED_SOURCE, MAPS_SOURCE, STORAGE_SOURCE
 
 __all__ = ["BUILT", "LADDERS", "PROBES", "Probe", "build", "file_name", "install"]
 
@@ -236,7 +236,7 @@ _ALL = [
 PROBES = {one.name: one for one in _ALL}
 
 
-MORE = {"maps": MAPS_SOURCE, "storage": STORAGE_SOURCE, "rungs": _RUNGS}
+MORE = {"maps": MAPS_SOURCE, "storage": STORAGE_SOURCE, "drained": DRAINED_SOURCE, "rungs": _RUNGS}
 """Sources besides the probes, by name."""
 
 
@@ -268,6 +268,7 @@ def install(folder: Path, knobs: Mapping[str, int], places: Mapping[str, str]) -
         _put(folder, file_name(name), words + said + _placed(probe.attach, places))
     for name in ("maps_walk", "maps_batch", "maps_key"):
         _put(folder, name, ["[knobs]", f"pid = {knobs['pid']}"], of="maps")
+    _put(folder, "drained", ["[knobs]", f"pid = {knobs['pid']}"])
     _put(folder, "storage", _placed({"kind": "cgroup", "target": "CGROUP"}, places))
     for name, rungs in LADDERS.items():
         _put(folder, name, [*said, "[ladders]", f"groups = {json.dumps(rungs)}"], of="rungs")

@@ -51,7 +51,7 @@ def agent(objects: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
     config = f'[agent]\ninterval = "1s"\nprograms = "{folder}"\nload_timeout = "{timeout}"\n'
     made = Agent(config, tmp_path_factory.mktemp("agent"))
     try:
-        made.wait_for(lambda: any(one["kind"] == "status" for one in made.records), 120)
+        made.wait_for(lambda: any(one["kind"] == "status" for one in made.records), 50)
         yield made
     finally:
         made.stop()

@@ -185,6 +185,8 @@ class CoreObject:
         if program.section.lstrip("?").startswith("struct_ops"):
             return ()  # to be loaded is what can be refused of it
         made, error = self._attach(program, places or self._places(program.name, (), self._listed()))
+        if made.error and error is None:
+            error = refused(program, program.section, _SAY_WHERE, reason="nothing says where to")
         if error is not None:
             raise error
         return made.links
