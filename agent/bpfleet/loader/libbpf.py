@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_map__set_max_entries": (_int, _pointer, ctypes.c_uint32),
     "bpf_map__set_map_flags": (_int, _pointer, ctypes.c_uint32),
     "bpf_map__reuse_fd": (_int, _pointer, _int),
+    "bpf_map__attach_struct_ops": (_pointer, _pointer),
     "bpf_program__name": (_text, _pointer),
     "bpf_program__section_name": (_text, _pointer),
     "bpf_program__fd": (_int, _pointer),
