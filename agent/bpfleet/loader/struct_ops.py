@@ -6,10 +6,11 @@ such links: there a map stays registered until somebody takes it out, so it woul
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from bpfleet.kernel import MAP_TYPES, link_create
-from bpfleet.loader.libbpf import MapHandle, Object, ProgramHandle
+from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle, library
 from bpfleet.loader.linking import Links, refused
 
 __all__ = ["ask_for_links", "attach_struct_ops"]
@@ -42,14 +43,20 @@ def attach_struct_ops(opened: Object, program: ProgramHandle) -> Links:
         )
     links: list[int] = []
     for one in maps:
-        try:
-            links.append(link_create(one.fd, 0, _ATTACH_TYPE))
-        except OSError as error:
-            for link in links:
-                os.close(link)
-            raise refused(
-                program, place, "another of the same name may be there", code=error.errno or 0
-            ) from None
+        # libbpf 1.1 knows no such link. It fills in the functions; what it would register the link does.
+        ctypes.set_errno(0)
+        with Log() as log:
+            filled = library().bpf_map__attach_struct_ops(one.handle)
+        code = 0 if filled else ctypes.get_errno()
+        if filled:
+            try:
+                links.append(link_create(one.fd, 0, _ATTACH_TYPE))
+                continue
+            except OSError as error:
+                code = error.errno or 0
+        for link in links:
+            os.close(link)
+        raise refused(program, place, "another of the same name may be there", code=code, log=log.text)
     return tuple(links)
 
 
