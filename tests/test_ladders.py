@@ -236,6 +236,18 @@ def test_once_names_the_rung_and_a_trial_leaves_nothing_behind(tmp_path: Path) -
     assert not ours & loaded_programs()
 
 
+def test_check_names_the_rung_that_loads(tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "probe.bpf.c").write_text(SOURCE)
+    (folder / "probe.toml").write_text('[ladders]\nexec = ["untyped", "unsafe", "good", "nowhere"]\n')
+    config = tmp_path / "bpfleet.toml"
+    config.write_text(f'[agent]\nstate = "{tmp_path}/state"\nprograms = "{folder}"\n')
+    done = run("check", str(config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "alternatives: exec by good" in done.stdout
+
+
 def loaded_programs() -> set[str]:
     listed = json.loads(subprocess.run(["bpftool", "-j", "prog"], capture_output=True, check=True).stdout)
     return {one.get("name", "") for one in listed}
