@@ -75,7 +75,7 @@ static __always_inline void seen(struct xdp_md *ctx)
 }
 """
 _STRUCT_OPS = """
-/* Called once for each socket that chooses this way to avoid congestion. */
+/* Called once for each connection that chooses this way to avoid congestion. */
 SEC("struct_ops/init")
 void BPF_PROG(init, void *sk)
 {

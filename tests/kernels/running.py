@@ -189,10 +189,12 @@ def _wait_for_snapshots(running: Running) -> int:
 
 
 def _choose(running: Running) -> int:
-    """Sockets that avoid congestion in the way of the probe, where it is there."""
-    if not running.refusal(file_name("struct_ops")):
+    """Connections that begin to avoid congestion in the way of the probe, where it is there."""
+    if running.refusal(file_name("struct_ops")):
+        return 11
+    with socket.create_server(("127.0.0.1", 0)) as server:
         for _ in range(11):
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+            with socket.create_connection(server.getsockname(), timeout=5 * PATIENCE) as made:
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bpfleet_test")
     return 11
 
