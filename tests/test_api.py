@@ -335,15 +335,17 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         (
             "loader",
             "errors kernel ipc schema layout spec protocol bpfleet_bpf bcc"
-            " bpf_object btf elf attach_points checked_bytes",
+            " bpf_object btf elf attach_points checked_bytes events",
         ),
         # No privileges: reads by fd, and can neither compile nor load.
         (
             "worker",
             "bpfleet errors kernel ipc schema layout settings spec protocol"
-            " wire reading config identity plugins checking numpy msgspec",
+            " wire reading draining config identity plugins checking numpy msgspec",
         ),
         ("reading", "errors kernel schema layout wire numpy"),
+        ("draining", "events kernel layout protocol reading numpy"),
+        ("events", "schema layout"),
         # Needs no kernel: an aggregator uses it too.
         ("wire", "errors layout schema msgpack msgspec numpy zstandard"),
         ("views", "errors wire msgspec numpy rich"),
@@ -363,7 +365,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
             OBJECT_FILES,
             f"errors schema layout {OBJECT_FILES}",
         ),
-        ("schema_source", "errors schema layout bpf_object loader"),
+        ("schema_source", "errors schema layout events bpf_object loader"),
         ("kernel", ""),
         ("ipc", "msgpack"),
         ("identity", "errors wire"),
@@ -392,7 +394,7 @@ def test_only_the_command_line_imports_the_command_line() -> None:
         ("bcc", "loader"),
         ("click", "cli"),
         ("pluggy", "hooks plugins"),
-        ("numpy", "reading wire views worker"),
+        ("numpy", "draining reading wire views worker"),
         ("zmq", "cli"),
     ],
 )
