@@ -16,7 +16,24 @@ import msgspec
 from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
 
-__all__ = ["Failed", "Grow", "Load", "Loaded", "LoadedMap", "LoadedProgram", "Seal", "plain", "typed"]
+__all__ = [
+    "Failed",
+    "Grow",
+    "Load",
+    "Loaded",
+    "LoadedLadder",
+    "LoadedMap",
+    "LoadedProgram",
+    "LoadedStacks",
+    "LoadedSymbols",
+    "Place",
+    "Seal",
+    "plain",
+    "typed",
+]
+
+Place = tuple[str, str, str, str, int]
+"""The fields of `bpfleet.spec.Attach`; without a kind, where the attach list or the section says."""
 
 
 class Message(msgspec.Struct, kw_only=True, tag_field="op"):
@@ -31,8 +48,9 @@ class Load(Message, kw_only=True, tag="load"):
     source: str
     maps: tuple[Map, ...] = ()
     words: dict[str, MapWords] = msgspec.field(default_factory=dict)
-    attach: tuple[tuple[str, str, str, str, int], ...] = ()
-    """The fields of `bpfleet.spec.Attach`."""
+    attach: tuple[Place, ...] = ()
+    ladders: dict[str, tuple[tuple[Place, ...], ...]] = msgspec.field(default_factory=dict)
+    """For each ladder its rungs, best first; a rung is one program or several."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""
     knobs: dict[str, int] = msgspec.field(default_factory=dict)
@@ -102,6 +120,28 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     """How the layout of the events was found, in words."""
 
 
+class LoadedStacks(msgspec.Struct, kw_only=True):
+    """One map of stacks that fields of other maps name."""
+
+    name: str
+    fd: int
+    failed_inserts_fd: int | None = None
+    """As in `LoadedMap`: stacks that could not be kept."""
+    failed_inserts_offset: int = 0
+
+
+class LoadedSymbols(msgspec.Struct, kw_only=True):
+    """Fds to learn names of functions by; None where there is none, and `refused` says why."""
+
+    kernel_fd: int | None
+    """Of /proc/kallsyms."""
+    mappings_fd: int | None
+    """Link of the iterator over the executable mappings of processes …"""
+    wanted_fd: int | None
+    """… that this map has."""
+    refused: str
+
+
 class LoadedProgram(msgspec.Struct, kw_only=True):
     """One program in the kernel and where it is attached ("" for one that is only run)."""
 
@@ -110,6 +150,19 @@ class LoadedProgram(msgspec.Struct, kw_only=True):
     attached: str = ""
     error: str = ""
     """Why it is not attached, where it should be."""
+
+
+class LoadedLadder(msgspec.Struct, kw_only=True):
+    """Which of a collector's alternatives was taken."""
+
+    name: str
+    taken: str
+    """Where its programs are attached, such as `fentry/do_exit`; "" where no rung could be had."""
+    rung: int
+    """Counted from 1; 0 where none."""
+    rungs: int
+    refused: tuple[str, ...]
+    """Why each better rung was not taken, in order."""
 
 
 class Loaded(Message, kw_only=True, tag="loaded"):
@@ -122,6 +175,10 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     before_snapshot_fd: int | None = None
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
+    ladders: tuple[LoadedLadder, ...] = ()
+    stacks: tuple[LoadedStacks, ...] = ()
+    symbols: LoadedSymbols | None = None
+    """Where there are stacks."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

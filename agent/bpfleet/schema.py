@@ -25,6 +25,7 @@ __all__ = [
     "histogram",
     "label",
     "padding",
+    "stack",
     "struct",
     "timestamp",
 ]
@@ -90,6 +91,10 @@ class Field:
     help: str = ""
     fold: Fold | None = None
     fields: tuple[Field, ...] = ()
+    stack: str = ""
+    """Of a stack's id: the map of type stack_trace that holds the stack."""
+    process: str = ""
+    """Of a stack's id: the field of its map with the process id; `tgid`, else `pid`, where empty."""
 
     def __post_init__(self) -> None:
         where = f"field {self.name!r}"
@@ -115,6 +120,12 @@ class Field:
                 f"field {self.name!r} is an array of no elements",
                 where=where,
                 remedy="give the array's length",
+            )
+        if self.stack and (self.count is not None or self.base not in ("u32", "s32", "u64", "s64")):
+            raise ConfigError(
+                f"stack id {self.name!r} has the C type {self.ctype!r}",
+                where=where,
+                remedy="keep what bpf_get_stackid returns as an s32, u32, s64 or u64",
             )
         if self.meaning is Meaning.HISTOGRAM and self.count is None:
             raise ConfigError(
@@ -214,6 +225,14 @@ def struct(name: str, *fields: Field, help: str = "") -> Field:
     return Field(name, "struct", Meaning.LABEL, "", help, None, fields)
 
 
+def stack(name: str, stacks: str, ctype: str = "s32", *, process: str = "", help: str = "") -> Field:
+    """What `bpf_get_stackid` returned: the id of a stack in the map `stacks`; records tell it as text.
+
+    `process` is the field with the process id, whose symbols a user stack has: `tgid`, else `pid`, where
+    empty."""
+    return Field(name, ctype, Meaning.LABEL, "", help, stack=stacks, process=process)
+
+
 def padding(size: int, name: str = "pad") -> Field:
     """`size` bytes that say nothing, where the C struct names its padding."""
     return Field(name, f"bytes[{size}]", Meaning.PADDING)
@@ -229,6 +248,8 @@ class FieldWords:
     unit: str = ""
     help: str = ""
     fold: Fold | None = None
+    stack: str = ""
+    process: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["DRAIN", "INCLUDE", "SNAPSHOT"]
+__all__ = ["DRAIN", "INCLUDE", "MAPPINGS", "SNAPSHOT"]
 
 INCLUDE = Path(__file__).with_name("include")
 """The directory that `#include <bpfleet/…>` is found in."""
@@ -14,3 +14,6 @@ SNAPSHOT = Path(__file__).with_name("snapshot.bpf.c")
 
 DRAIN = Path(__file__).with_name("drain.bpf.c")
 """The source of the drain program."""
+
+MAPPINGS = Path(__file__).with_name("mappings.bpf.c")
+"""The source of the program that tells which files processes run."""

@@ -23,8 +23,20 @@ from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.drained_maps import prepare_drained
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
+from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
 from bpfleet.loader.tracing_mounts import mount_privately
-from bpfleet.protocol import Failed, Grow, Load, Loaded, LoadedMap, LoadedProgram, plain, typed
+from bpfleet.protocol import (
+    Failed,
+    Grow,
+    Load,
+    Loaded,
+    LoadedMap,
+    LoadedProgram,
+    LoadedStacks,
+    LoadedSymbols,
+    plain,
+    typed,
+)
 from bpfleet.spec import Attach
 
 _MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
@@ -69,10 +81,11 @@ def load(request: Load, fds: _Fds) -> Loaded:
     """Bring one collector into the kernel."""
     mount_privately()
     backend, compiled, layouts = _BACKENDS[request.kind](request)
+    stacks = named_stack_maps(request.collector, layouts, compiled)
     maps = tuple(
         _describe(compiled[name], request, key, value, compiled, fds)
         for name, (key, value) in layouts.items()
-        if request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE
+        if name not in stacks and (request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE)
     )
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
@@ -85,8 +98,27 @@ def load(request: Load, fds: _Fds) -> Loaded:
         maps=maps,
         programs=programs,
         links=tuple(index for there in links.values() for index in there),
+        ladders=tuple(backend.ladders()),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
+        stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
+        symbols=_symbols(fds) if stacks else None,
+    )
+
+
+def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> LoadedStacks:
+    described = LoadedStacks(name=name, fd=fds.add(one.fd))
+    _find_failed_inserts(described, compiled, fds)
+    return described
+
+
+def _symbols(fds: _Fds) -> LoadedSymbols:
+    opened = open_symbols()
+    kernel_fd, mappings_fd, wanted_fd = (
+        None if fd is None else fds.add(fd) for fd in (opened.kernel, opened.mappings, opened.wanted)
+    )
+    return LoadedSymbols(
+        kernel_fd=kernel_fd, mappings_fd=mappings_fd, wanted_fd=wanted_fd, refused=opened.refused
     )
 
 
@@ -109,6 +141,7 @@ _READABLE = frozenset(
         "lru_percpu_hash",
         "percpu_array",
         "lpm_trie",
+        "stack_trace",
         "cgroup_storage",
         "percpu_cgroup_storage",
         *DRAINED,
@@ -165,6 +198,8 @@ def _describe(
     fds: _Fds,
 ) -> LoadedMap:
     info = kernel.map_info(one.fd)
+    if info.type_name == "stack_trace" and not request.maps:
+        key, value = raw_layouts(info, key, value)
     described = LoadedMap(
         name=one.name,
         help=_help(request, one.name),
@@ -215,7 +250,9 @@ def _take_walker(described: LoadedMap, walker: Walker, fds: _Fds) -> None:
     described.rows_capacity = walker.capacity
 
 
-def _find_failed_inserts(described: LoadedMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> None:
+def _find_failed_inserts(
+    described: LoadedMap | LoadedStacks, compiled: Mapping[str, CompiledMap], fds: _Fds
+) -> None:
     name = described.name + FAILED_INSERTS
     if name in compiled:
         described.failed_inserts_fd = fds.add(compiled[name].fd)

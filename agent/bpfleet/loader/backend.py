@@ -12,6 +12,7 @@ from typing import Protocol
 
 from bpfleet.layout import Layout
 from bpfleet.loader.event_types import EventTypes
+from bpfleet.protocol import LoadedLadder
 from bpfleet.spec import Attach
 
 __all__ = ["AttachedProgram", "Backend", "CompiledMap"]
@@ -69,3 +70,6 @@ class Backend(Protocol):
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Attach as `wanted` says, else as the source itself says; raises AttachError naming the
         program and the place."""
+
+    def ladders(self) -> Sequence[LoadedLadder]:
+        """Once loaded: which rung of each ladder was taken."""

@@ -22,7 +22,7 @@ from bpfleet.loader.bcc_compile import compile_source, in_source, kept_apart
 from bpfleet.loader.bcc_tables import event_layout, layout_of
 from bpfleet.loader.event_types import EventTypes
 from bpfleet.loader.logs import telling_lines
-from bpfleet.protocol import Load
+from bpfleet.protocol import Load, LoadedLadder
 from bpfleet.spec import Attach
 
 __all__ = ["BccObject", "open_bcc"]
@@ -39,6 +39,12 @@ def open_bcc(request: Load, source_text: str) -> BccObject:
             f"a bcc program can't be run before a snapshot ({request.before_snapshot!r})",
             where=f"collector {request.collector!r}, before_snapshot",
             remedy="write the collector in the core dialect",
+        )
+    if request.ladders:
+        raise UnsupportedError(
+            "programs of a bcc source have no alternatives",
+            where=f"collector {request.collector!r}, ladders",
+            remedy="write the collector in the core dialect, or choose with #if in the source",
         )
     return BccObject(compile_source(request, source_text), request, source_text)
 
@@ -116,6 +122,10 @@ class BccObject:
             )
             for name, there in links.items()
         ]
+
+    def ladders(self) -> Sequence[LoadedLadder]:
+        """None: see `open_bcc`."""
+        return ()
 
     def _load(self, place: Attach) -> None:
         name = place.program

@@ -99,6 +99,8 @@ def _worded(leaf: Leaf, words: FieldWords | None) -> Leaf:
         unit=words.unit,
         help=words.help,
         fold=words.fold or leaf.fold,
+        stack=words.stack,
+        process=words.process,
     )
 
 

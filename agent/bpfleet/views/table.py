@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bpfleet.views.drawing import Grid, Look, draw
 from bpfleet.views.histogram import quantile, sparkline
 from bpfleet.views.rates import GROWING, Floats, rates, totals
+from bpfleet.views.stacks import is_stack
 from bpfleet.views.units import ABSENT, quantity, safe_text, wall_time
 from bpfleet.wire import Column, Snapshot
 
@@ -21,12 +22,18 @@ Array = npt.NDArray[Any]
 _LONGEST_ARRAY = 8
 
 
-def render_table(snapshot: Snapshot, previous: Snapshot | None = None, look: Look | None = None) -> str:
+def render_table(
+    snapshot: Snapshot,
+    previous: Snapshot | None = None,
+    look: Look | None = None,
+    stacks: Mapping[bytes, bytes] | None = None,
+) -> str:
     """The snapshot as lines, with a newline at the end.
 
     A title (map, local wall time, host, fill, reading method and its time, losses), then at most
     `look.rows` rows, the largest by the first counter or histogram sum; of events the latest. `previous` is
-    the same map's snapshot before; without it rates are "\N{EN DASH}".
+    the same map's snapshot before; without it rates are "\N{EN DASH}". `stacks` has the texts of a column
+    `stack`.
     """
     look = look or Look()
     events = snapshot.schema.is_events
@@ -38,7 +45,15 @@ def render_table(snapshot: Snapshot, previous: Snapshot | None = None, look: Loo
     if not events:
         columns.sort(key=lambda pair: pair[0].meaning != "label")
     for column, array in columns:
+        if stacks is not None and is_stack(column):
+            continue
         _add(grid, column, array[rows], growth.get(column.name), snapshot.t1)
+    for column, array in columns:
+        if stacks is not None and is_stack(column):
+            texts = [
+                safe_text(stacks.get(one, one).decode("utf-8", "replace")) for one in array[rows].tolist()
+            ]
+            grid.add(column.name, texts, right=False, shrinks=True, widest=1 << 16)
     left_out = snapshot.rows - len(rows)
     if not snapshot.rows:
         grid.foot = "(no events)" if events else "(no rows)"

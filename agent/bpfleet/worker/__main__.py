@@ -41,6 +41,7 @@ class Worker:
         self.options = start["options"]
         self.channel, self.ledger, self.run_id = channel, ledger, start["run"]
         self.once = self.options["mode"] == "once"
+        self.tracing = self.options["mode"] == "trace"
         if self.once:
             # `once | head`: that the reader has gone is no news.
             logging.getLogger("bpfleet.sink").setLevel(logging.ERROR)
@@ -54,16 +55,17 @@ class Worker:
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
         self.collectors: list[RunningCollector] = startup.collectors()
-        self._tell_of_idleness()
+        if not self.tracing:
+            self._tell_of_idleness()
 
     def main(self) -> int:
         """Tick until the time is over or somebody says stop; returns the exit code."""
-        if not self.once:
+        if not (self.once or self.tracing):
             self._send_status()
-        if self.collectors or not self.once:
+        if self.collectors or not (self.once or self.tracing):
             self._loop()
         left = self._drain()
-        if not self.once:
+        if not (self.once or self.tracing):
             return 0
         errors = [one.error for one in self.absent if one.error is not None]
         if any(isinstance(error, ConfigError) for error in errors):
@@ -85,7 +87,8 @@ class Worker:
         began = time.monotonic()
         end = began + (self.options.get("duration") or float("inf"))
         first = self.options["after"] if self.once else 0.0
-        due = {one.name: began + first for one in self.collectors}
+        # `trace` only keeps programs where they are.
+        due = {} if self.tracing else {one.name: began + first for one in self.collectors}
         status_due = began + self.config.agent.status_interval
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
@@ -95,7 +98,7 @@ class Worker:
             drains.run()
             now = time.monotonic()
             for one in self.collectors:
-                if now >= due[one.name]:
+                if now >= due.get(one.name, end):
                     self._tick(one)
                     # On the grid of its interval; ticks that could not be made are left out, not made up for.
                     missed = (time.monotonic() - due[one.name]) // one.interval
@@ -196,7 +199,7 @@ class Worker:
 def _configuration(start: dict[str, Any]) -> Config:
     config = parse(start["config_text"], start["config_path"])
     options = start["options"]
-    if options["mode"] != "once":
+    if options["mode"] not in ("once", "trace"):
         return config
     wanted: Sequence[str] = options["collectors"]
     named = wanted or list(config.collectors)
@@ -205,7 +208,7 @@ def _configuration(start: dict[str, Any]) -> Config:
         collectors={name: dict(config.collectors.get(name, {})) | {"enabled": True} for name in named},
         from_command_line=[name for name in named if name not in config.collectors],
         only=wanted or None,
-        sinks={"stdout": {"format": options["format"]}},
+        sinks={"stdout": {"format": options["format"]}} if options["mode"] == "once" else {},
     )
 
 

@@ -14,6 +14,7 @@ from bpfleet.draining.drainer import Drainer
 from bpfleet.errors import BpfleetError
 from bpfleet.kernel import boottime_ns
 from bpfleet.plugins import State
+from bpfleet.protocol import LoadedLadder
 from bpfleet.worker.collecting import RunningCollector, RunningMap
 from bpfleet.worker.delivery import Delivery
 
@@ -85,7 +86,18 @@ def _collector(one: RunningCollector) -> dict[str, Any]:
         "generation": one.generation,
         "interval_s": one.interval,
         "programs": one.programs,
+        **({"ladders": [_ladder(ladder) for ladder in one.ladders]} if one.ladders else {}),
         "maps": [_map(running) for running in one.maps],
+    }
+
+
+def _ladder(one: LoadedLadder) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "taken": one.taken,
+        "rung": one.rung,
+        "rungs": one.rungs,
+        "refused": list(one.refused),
     }
 
 

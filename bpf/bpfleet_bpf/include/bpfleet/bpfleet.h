@@ -83,6 +83,19 @@
 		__failed;                                                                      \
 	})
 
+/*
+ * The id of the current stack in `map`; BPF_F_USER_STACK in `flags` for the program's own. What could not be kept (another
+ * stack has its place, or the map is full) is counted; a thread without such a stack is no loss.
+ */
+#define bpfleet_stack_id(ctx, map, flags)                                                      \
+	({                                                                                     \
+		long __id = bpf_get_stackid(ctx, &map, flags);                                 \
+		if (__id < 0 && __id != -BPFLEET_NO_STACK)                                     \
+			__sync_fetch_and_add(&map##_failed_inserts, 1);                        \
+		(__s32)__id;                                                                   \
+	})
+#define BPFLEET_NO_STACK 14 /* EFAULT */
+
 /* The slot of a log2 histogram: 0 for 0 and 1, i for [2^i, 2^(i+1)), the last slot for all above. */
 static __always_inline __u32 bpfleet_log2_slot(__u64 value, __u32 slots)
 {
