@@ -22,7 +22,9 @@ from bpfleet.spec import Attach
 
 __all__ = ["CoreObject", "open_core"]
 
+# Numbers of the kernel's helpers.
 _POP = 88  # bpf_map_pop_elem
+_PERF_OUTPUTS = (25, 111, 121)  # bpf_perf_event_output, bpf_skb_output, bpf_xdp_output
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -114,8 +116,13 @@ class CoreObject:
         kind = defined.type_name if defined else ""
         events = event_types(self._types, one.name)
         return CompiledMap(
-            one.name, fd, *self._types.layouts_of(one.name), one.sizes, kind, events, self._types.calls(_POP)
+            one.name, fd, *self._types.layouts_of(one.name), one.sizes, kind, events, self._is_own(kind)
         )
+
+    def _is_own(self, kind: str) -> bool:
+        if kind == "perf_event_array":
+            return not any(map(self._types.calls, _PERF_OUTPUTS))
+        return kind in ("queue", "stack") and self._types.calls(_POP)
 
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Programs named in `wanted` go where it says, all others where their section's name says."""
