@@ -18,6 +18,7 @@ from functools import cache
 __all__ = [
     "F_LOCK",
     "MAP_TYPES",
+    "NESTING_TYPES",
     "MapInfo",
     "batch",
     "boottime_ns",
@@ -62,6 +63,10 @@ MAP_TYPES = tuple(
     """.split()  # noqa: SIM905 - a list of forty strings is no easier to read
 )
 """Names of `enum bpf_map_type`, by number."""
+
+
+NESTING_TYPES = ("array_of_maps", "hash_of_maps")
+"""Kinds whose values are ids of other maps."""
 
 
 @cache

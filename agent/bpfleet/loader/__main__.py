@@ -134,6 +134,8 @@ _READABLE = frozenset(
         "percpu_array",
         "lpm_trie",
         "stack_trace",
+        "array_of_maps",
+        "hash_of_maps",
         "cgroup_storage",
         "percpu_cgroup_storage",
     ]
@@ -202,6 +204,7 @@ def _describe(
         key=key,
         value=value,
         fd=fds.add(one.fd),
+        inner=one.inner,
     )
     if info.flags & _MMAPABLE and "mmap" in request.methods:
         return described

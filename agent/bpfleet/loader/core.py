@@ -8,11 +8,12 @@ from pathlib import Path
 
 from bpfleet import bpf_object
 from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
+from bpfleet.layout import nested, sized
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.knobs import write_knobs
-from bpfleet.loader.libbpf import Log, Object, ProgramHandle
+from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import refused
 from bpfleet.loader.logs import telling_lines
 from bpfleet.protocol import Load
@@ -49,9 +50,7 @@ class CoreObject:
 
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""
-        return [
-            CompiledMap(m.name, -1, *self._types.layouts_of(m.name), m.sizes) for m in self._object.maps()
-        ]
+        return [self._compiled(m, -1) for m in self._object.maps()]
 
     def load(self) -> None:
         """Bring maps and programs into the kernel; raises VerifierError with the log's telling lines."""
@@ -77,11 +76,18 @@ class CoreObject:
 
     def maps(self) -> Sequence[CompiledMap]:
         """Every map that the kernel now has."""
-        return [
-            CompiledMap(m.name, m.fd, *self._types.layouts_of(m.name), m.sizes)
-            for m in self._object.maps()
-            if m.fd >= 0
-        ]
+        return [self._compiled(m, m.fd) for m in self._object.maps() if m.fd >= 0]
+
+    def _compiled(self, one: MapHandle, fd: int) -> CompiledMap:
+        key, value = self._types.layouts_of(one.name)
+        there = self._types.maps.get(one.name)
+        if there is None or there.inner is None:
+            return CompiledMap(one.name, fd, key, value, one.sizes)
+        inner_key, inner_value = self._types.layouts_of(there.inner.name)
+        inner_key = inner_key or sized(there.inner.key_size)
+        both, at = nested(key or sized(one.sizes[0]), inner_key)
+        inner_value = inner_value or sized(there.inner.value_size)
+        return CompiledMap(one.name, fd, both, inner_value, one.sizes, (at, inner_key.size))
 
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Programs named in `wanted` go where it says, all others where their section's name says."""

@@ -9,9 +9,11 @@ from typing import Any
 
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
+from bpfleet.layout import unnested
 from bpfleet.plugins import State
 from bpfleet.protocol import Load, Loaded, LoadedMap, LoadedProgram
 from bpfleet.reading.columns import Read
+from bpfleet.reading.inner_maps import InnerMaps
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Collector
@@ -46,7 +48,7 @@ class RunningMap:
     """One map of a running collector."""
 
     name: str
-    reader: MapReader
+    reader: MapReader | InnerMaps
     schema: Schema
     schema_frame: Frame
     failed_inserts: Counter | None
@@ -61,7 +63,7 @@ class RunningMap:
             stacks, named = self.stacks.table(read)
             yield stacks
             read = replace(read, columns=[*read.columns, named])
-        yield Table(self.schema, self.schema_frame, read, self.reader.info.max_entries, losses)
+        yield Table(self.schema, self.schema_frame, read, self.reader.max_entries, losses)
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
@@ -119,7 +121,7 @@ class RunningCollector:
     def use_larger_buffer(self, name: str, walk: WalkFds) -> None:
         """Put a grown row buffer to use."""
         for one in self.maps:
-            if one.name == name:
+            if one.name == name and isinstance(one.reader, MapReader):
                 one.reader.use_walker(walk)
                 one.growing = False
 
@@ -141,6 +143,22 @@ def _running_map(
     naming: Naming,
     fds: list[int],
 ) -> RunningMap:
+    reader = _reader(settings, one, fds)
+    columns = columns_of(one.key.columns(), one.value.columns())
+    stacks = running_stacks(spec, one, loaded, naming, fds)
+    if stacks is not None:
+        columns = (*columns, STACK)
+    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
+    counter = None
+    if one.failed_inserts_fd is not None:
+        counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
+    return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
+
+
+def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> MapReader | InnerMaps:
+    if one.inner is not None:
+        outer, key = unnested(one.key, one.inner[0], one.key_size, one.inner[1])
+        return InnerMaps(fds[one.fd], outer, key, one.value, most_bytes=settings.row_buffer)
     walk = None
     if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
         walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
@@ -155,15 +173,7 @@ def _running_map(
     )
     if one.walk_refused and "walk" in reader.why_not:
         reader.why_not["walk"] = one.walk_refused
-    columns = columns_of(one.key.columns(), one.value.columns())
-    stacks = running_stacks(spec, one, loaded, naming, fds)
-    if stacks is not None:
-        columns = (*columns, STACK)
-    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
-    counter = None
-    if one.failed_inserts_fd is not None:
-        counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
-    return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
+    return reader
 
 
 def load_request(
