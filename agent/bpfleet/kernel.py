@@ -164,15 +164,15 @@ def run_iterator(link: int) -> None:
         pass
 
 
-def read_iterator(link: int, most: int) -> bytes:
-    """The same, and what it wrote; of more than `most` bytes only the first."""
+def read_iterator(link: int, most: int) -> tuple[bytes, int]:
+    """The same, and what it wrote: of more than `most` bytes the first; and how many there were."""
     pieces: list[bytes] = []
     size = 0
     for piece in _iterate(link):
         if size < most:
             pieces.append(piece)
         size += len(piece)
-    return b"".join(pieces)[:most]
+    return b"".join(pieces)[:most], size
 
 
 def _iterate(link: int) -> Iterator[bytes]:

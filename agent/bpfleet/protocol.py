@@ -106,6 +106,8 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     rows_capacity: int = 0
     walk_refused: str = ""
     """Why there is no snapshot program, where there is none."""
+    iterator_fd: int | None = None
+    """Of local storage: the link of the iterator that goes through it."""
     inner: tuple[int, int] | None = None
     """Of a map of maps: where in the key the inner key begins, and that one's size; `value` is theirs."""
     failed_inserts_fd: int | None = None

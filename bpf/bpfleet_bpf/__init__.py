@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["INCLUDE", "MAPPINGS", "SNAPSHOT"]
+__all__ = ["INCLUDE", "MAPPINGS", "SNAPSHOT", "STORAGE"]
 
 INCLUDE = Path(__file__).with_name("include")
 """The directory that `#include <bpfleet/…>` is found in."""
@@ -14,3 +14,8 @@ SNAPSHOT = Path(__file__).with_name("snapshot.bpf.c")
 
 MAPPINGS = Path(__file__).with_name("mappings.bpf.c")
 """The source of the program that tells which files processes run."""
+
+STORAGE = {
+    kind: Path(__file__).with_name(f"{kind}.bpf.c") for kind in ("task_storage", "sk_storage", "cgrp_storage")
+}
+"""The sources of the programs that go through local storage, by the kind of map."""

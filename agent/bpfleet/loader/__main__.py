@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
 from bpfleet.ipc import Channel
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
+from bpfleet.loader.local_storage import HEADS, load_storage_iterator
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
@@ -75,11 +76,8 @@ def load(request: Load, fds: _Fds) -> Loaded:
     mount_privately()
     backend, compiled, layouts = _BACKENDS[request.kind](request)
     stacks = named_stack_maps(request.collector, layouts, compiled)
-    maps = tuple(
-        _describe(compiled[name], request, key, value, compiled, fds)
-        for name, (key, value) in layouts.items()
-        if name not in stacks and (request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE)
-    )
+    read = {name: layout for name, layout in layouts.items() if name not in stacks}
+    maps = tuple(_maps(request, read, compiled, fds))
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
@@ -96,6 +94,29 @@ def load(request: Load, fds: _Fds) -> Loaded:
         stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
         symbols=_symbols(fds) if stacks else None,
     )
+
+
+def _maps(
+    request: Load,
+    layouts: Mapping[str, tuple[Layout, Layout]],
+    compiled: Mapping[str, CompiledMap],
+    fds: _Fds,
+) -> Iterator[LoadedMap]:
+    """The maps that are read: all that are declared; where none is, those that can be."""
+    for name, (key, value) in layouts.items():
+        kind = kernel.map_info(compiled[name].fd).type_name
+        # bcc tells nothing of local storage but a key that it does not have.
+        if not request.maps and (kind not in _READABLE or key.size != HEADS.get(kind, key).size):
+            continue
+        try:
+            yield _describe(compiled[name], request, key, value, compiled, fds)
+        except UnsupportedError as error:
+            if request.maps:
+                raise
+            print(
+                f"bpfleet: collector {request.collector!r}: map {name!r} is not read: {error}",
+                file=sys.stderr,
+            )
 
 
 def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> LoadedStacks:
@@ -134,6 +155,7 @@ _READABLE = frozenset(
         "percpu_array",
         "lpm_trie",
         "stack_trace",
+        *HEADS,
         "array_of_maps",
         "hash_of_maps",
         "cgroup_storage",
@@ -206,6 +228,9 @@ def _describe(
         fd=fds.add(one.fd),
         inner=one.inner,
     )
+    if info.type_name in HEADS:
+        described.iterator_fd = fds.add(load_storage_iterator(one.fd, info))
+        return described
     if info.flags & _MMAPABLE and "mmap" in request.methods:
         return described
     if "walk" in request.methods:

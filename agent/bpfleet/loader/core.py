@@ -15,6 +15,7 @@ from bpfleet.loader.compile import object_for
 from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import refused
+from bpfleet.loader.local_storage import HEADS
 from bpfleet.loader.logs import telling_lines
 from bpfleet.protocol import Load
 from bpfleet.spec import Attach
@@ -81,6 +82,8 @@ class CoreObject:
     def _compiled(self, one: MapHandle, fd: int) -> CompiledMap:
         key, value = self._types.layouts_of(one.name)
         there = self._types.maps.get(one.name)
+        if there is not None and there.type_name in HEADS:
+            return CompiledMap(one.name, fd, HEADS[there.type_name], value, one.sizes)
         if there is None or there.inner is None:
             return CompiledMap(one.name, fd, key, value, one.sizes)
         inner_key, inner_value = self._types.layouts_of(there.inner.name)

@@ -14,6 +14,7 @@ from bpfleet.plugins import State
 from bpfleet.protocol import Load, Loaded, LoadedMap, LoadedProgram
 from bpfleet.reading.columns import Read
 from bpfleet.reading.inner_maps import InnerMaps
+from bpfleet.reading.iterated import IteratedMap
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Collector
@@ -24,6 +25,9 @@ from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, runn
 from bpfleet.worker.stacks import STACK
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
+
+
+Reader = MapReader | InnerMaps | IteratedMap
 
 
 @dataclass
@@ -48,7 +52,7 @@ class RunningMap:
     """One map of a running collector."""
 
     name: str
-    reader: MapReader | InnerMaps
+    reader: Reader
     schema: Schema
     schema_frame: Frame
     failed_inserts: Counter | None
@@ -155,7 +159,10 @@ def _running_map(
     return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
 
 
-def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> MapReader | InnerMaps:
+def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> Reader:
+    if one.iterator_fd is not None:
+        link = fds[one.iterator_fd]
+        return IteratedMap(fds[one.fd], link, one.key, one.value, most_bytes=settings.row_buffer)
     if one.inner is not None:
         outer, key = unnested(one.key, one.inner[0], one.key_size, one.inner[1])
         return InnerMaps(fds[one.fd], outer, key, one.value, most_bytes=settings.row_buffer)
