@@ -124,7 +124,9 @@ int on_call(void *ctx)
 {
     __u32 zero = 0;
 
-    return bpf_task_storage_get(&locked, bpf_get_current_task_btf(), 0, 0) && bpf_map_lookup_elem(&plain, &zero);
+    if (!bpf_task_storage_get(&locked, bpf_get_current_task_btf(), 0, 0))
+        return 0;
+    return !!bpf_map_lookup_elem(&plain, &zero);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,4 +1,4 @@
-"""Local storage of tasks, sockets and cgroups: without keys to go through, an iterator of ours tells the rows."""
+"""Local storage of tasks, sockets and cgroups: it has no keys, so an iterator of our own tells its rows."""
 
 from __future__ import annotations
 
