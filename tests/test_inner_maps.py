@@ -206,7 +206,7 @@ def test_the_supervisor_opens_no_map_that_the_map_of_maps_does_not_hold() -> Non
     put(outer, struct.pack("<I", 9), struct.pack("<I", inside))
     ids = [kernel.map_info(fd).id for fd in (inside, outside)]
     holdings = Holdings()
-    described = [{"name": "outer", "fd": 0}, {"name": "plain", "fd": 1}]
+    described = [{"name": name, "fd": index, "perf_fds": []} for index, name in enumerate(("outer", "plain"))]
     request = {"collector": "c", "source": "/nonexistent"}
     holdings.take(request, {"maps": described}, [outer, outside])
 

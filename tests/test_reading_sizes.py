@@ -131,7 +131,7 @@ char LICENSE[] SEC("license") = "GPL";
 @pytest.mark.parametrize("kind", ["HASH", "ARRAY"])
 def test_timers_and_padding_are_no_columns(start_agent: Start, tmp_path: Path, kind: str) -> None:
     source = tmp_path / "parts.bpf.c"
-    # Without kernel pointers, whose tags Debian's clang leaves out: test_btf_layout has objects made by hand.
+    # Without kernel pointers: Debian's clang 14 leaves out the tags that tell them.
     source.write_text(WITH_KERNEL_PARTS % kind)
     agent = start_agent(f'[agent]\ninterval = "100ms"\n[collectors."{source}"]\n')
     agent.next_snapshot("parts", "mixed")

@@ -31,6 +31,7 @@ __all__ = [
     "map_by_id",
     "map_info",
     "next_key",
+    "pop",
     "possible_cpus",
     "program_by_id",
     "program_maps",
@@ -48,7 +49,7 @@ _syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_lon
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 15, 24, 28
-_PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID, _ITER_CREATE = 13, 14, 33
+_PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID, _MAP_LOOKUP_AND_DELETE_ELEM, _ITER_CREATE = 13, 14, 21, 33
 _MOST_PROGRAM_MAPS = 64  # MAX_USED_MAPS
 
 F_LOCK = 4
@@ -223,6 +224,17 @@ def update(fd: int, key: int, value: int, flags: int = 0) -> None:
 def delete(fd: int, key: int) -> None:
     """Delete the key at address `key`."""
     bpf_call(_MAP_DELETE_ELEM, _attributes("=I4xQQQ", fd, key, 0, 0))
+
+
+def pop(fd: int, value: int) -> bool:
+    """Take a value out of a queue or stack, to address `value`; False where it is empty."""
+    try:
+        bpf_call(_MAP_LOOKUP_AND_DELETE_ELEM, _attributes("=I4xQQQ", fd, 0, value, 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
 
 
 def next_key(fd: int, key: int, following: int) -> bool:

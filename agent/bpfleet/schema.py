@@ -47,6 +47,8 @@ class Meaning(str, Enum):
     """Identifies; never summed."""
     TIMESTAMP = "timestamp"
     """Nanoseconds of CLOCK_BOOTTIME or CLOCK_MONOTONIC, as the collector's help says."""
+    EVENT = "event"
+    """The number of an event; the agent's own, and what says that rows are events, each sent once."""
     PADDING = "padding"
     """Bytes that say nothing; checked against the object, never sent."""
 
@@ -69,6 +71,7 @@ _FOLD = {
     Meaning.GAUGE: Fold.LAST,
     Meaning.LABEL: Fold.LAST,
     Meaning.TIMESTAMP: Fold.MAX,
+    Meaning.EVENT: Fold.LAST,
     Meaning.PADDING: Fold.LAST,
 }
 
@@ -153,9 +156,11 @@ class Field:
 class Map:
     """One map of a collector: what a key is, what a value is.
 
-    `name` is the map's name in the source, or a section of global variables such as `.bss`
-    (then `key` is empty and `value` names the variables that matter). A key or value that is no
-    struct in C is one field, whose name is free. `packed` says that the C structs are packed.
+    `name` is the map's name in the source, or a section of global variables such as `.bss` (then `key` is
+    empty and `value` names the variables that matter). A key or value that is no struct in C is one field,
+    whose name is free. `packed` says that the C structs are packed. A map that is drained (a queue, a
+    stack, a ring buffer, a perf event array) has no key, and its value is the event; `event` names the
+    struct of the object that a ring buffer's declaration is held against.
     """
 
     name: str
@@ -163,6 +168,7 @@ class Map:
     value: tuple[Field, ...]
     help: str = ""
     packed: bool = False
+    event: str = ""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -253,5 +259,9 @@ class MapWords:
     help: str = ""
     read: bool = True
     """False: the map is the program's own, and not read."""
+    event: str = ""
+    """Of a ring buffer or perf event array: the type of its events, such as `struct event`."""
+    size: int = 0
+    """Of the same: bytes that are wanted of each event; 0: all that the type has."""
     fields: Mapping[str, FieldWords] = dataclasses.field(default_factory=dict)
     """By the field's name; `key` and `value` where C has none."""

@@ -14,13 +14,14 @@ import zmq
 from bpfleet.errors import StoreError
 from bpfleet.keys import read_pair
 from bpfleet.stores import Store, StoreContext
+from bpfleet.users import make_state_directory
 from bpfleet_aggregator.admission import Admission
 from bpfleet_aggregator.aggregate import Aggregator
 from bpfleet_aggregator.committer import Committer
 from bpfleet_aggregator.config import Config
 from bpfleet_aggregator.report import Report
 from bpfleet_aggregator.router import Router, raise_open_files
-from bpfleet_aggregator.user import become, made_state_directory, no_new_privileges, user_to_become
+from bpfleet_aggregator.user import become, user_to_become
 from bpfleet_aggregator.zap import Gatekeeper
 
 __all__ = ["Service"]
@@ -37,9 +38,9 @@ class Service:
         self._settings, self._report = settings, Report()
         self._signals: set[int] = set()
         raise_open_files()
-        no_new_privileges()
         user = user_to_become(settings.user)
-        state = made_state_directory(Path(settings.state), user)
+        make_state_directory(Path(settings.state), user, table="aggregator", mode=0o750)
+        state = Path(settings.state).resolve()
         secret = read_pair(Path(settings.key or "")).secret if settings.encrypted else ""
         self._admission = Admission(Path(settings.keys) if secret else None, state / _BINDINGS, self._report)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=settings.io_threads)
@@ -127,7 +128,8 @@ class Service:
         self._aggregator.end("the aggregator ends")
         self._report.catch_up(everything=True)
         counts = self._aggregator.counts
-        self._report.note(f"ended: {counts.records:,} records stored, {counts.refused:,} refused")
+        schemas = f", {counts.over_budget:,} of them for their schema" if counts.over_budget else ""
+        self._report.note(f"ended: {counts.records:,} records stored, {counts.refused:,} refused{schemas}")
         self._close()
         if not stored:
             self._report.note("what is not stored yet was not acknowledged: agents send it again")

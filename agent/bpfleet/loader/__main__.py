@@ -10,14 +10,17 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfleet import kernel
 from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
-from bpfleet.ipc import Channel
+from bpfleet.events import DRAINED
+from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
+from bpfleet.loader.drained_maps import prepare_drained
 from bpfleet.loader.local_storage import HEADS, load_storage_iterator
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
@@ -31,7 +34,6 @@ from bpfleet.protocol import (
     LoadedMap,
     LoadedProgram,
     LoadedStacks,
-    LoadedSymbols,
     plain,
     typed,
 )
@@ -68,6 +70,10 @@ def main() -> int:
         defect = LoadError("the loader failed", where="loader", log=traceback.format_exc(limit=-4))
         reply, fds = Failed(collector=str(message.get("collector")), error=defect.to_plain()), _Fds()
     channel.send(plain(reply), fds.all)
+    if isinstance(reply, Loaded) and any(one.perf_fds for one in reply.maps):
+        # Perf rings are there only while somebody has them mapped: the supervisor says when it has.
+        with suppress(ChannelClosed):
+            channel.receive()
     return 0
 
 
@@ -89,10 +95,11 @@ def load(request: Load, fds: _Fds) -> Loaded:
         maps=maps,
         programs=programs,
         links=tuple(index for there in links.values() for index in there),
+        ladders=tuple(backend.ladders()),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
         stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
-        symbols=_symbols(fds) if stacks else None,
+        symbols=open_symbols(fds.add) if stacks else None,
     )
 
 
@@ -125,16 +132,6 @@ def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fd
     return described
 
 
-def _symbols(fds: _Fds) -> LoadedSymbols:
-    opened = open_symbols()
-    kernel_fd, mappings_fd, wanted_fd = (
-        None if fd is None else fds.add(fd) for fd in (opened.kernel, opened.mappings, opened.wanted)
-    )
-    return LoadedSymbols(
-        kernel_fd=kernel_fd, mappings_fd=mappings_fd, wanted_fd=wanted_fd, refused=opened.refused
-    )
-
-
 def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> LoadedMap:
     """Make a larger row buffer for a map that is in the kernel."""
     one = typed(loaded, LoadedMap)
@@ -145,23 +142,13 @@ def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> Lo
 
 
 _Opened = tuple[Backend, Mapping[str, CompiledMap], dict[str, tuple[Layout, Layout]]]
-_READABLE = frozenset(
-    [
-        "hash",
-        "lru_hash",
-        "array",
-        "percpu_hash",
-        "lru_percpu_hash",
-        "percpu_array",
-        "lpm_trie",
-        "stack_trace",
-        *HEADS,
-        "array_of_maps",
-        "hash_of_maps",
-        "cgroup_storage",
-        "percpu_cgroup_storage",
-    ]
-)
+_READABLE = {
+    *("hash", "lru_hash", "percpu_hash", "lru_percpu_hash", "array", "percpu_array", "lpm_trie"),
+    *("stack_trace", "cgroup_storage", "percpu_cgroup_storage"),
+    *kernel.NESTING_TYPES,
+    *HEADS,
+    *DRAINED,
+}
 
 
 def _open_core(request: Load) -> _Opened:
@@ -231,6 +218,11 @@ def _describe(
     if info.type_name in HEADS:
         described.iterator_fd = fds.add(load_storage_iterator(one.fd, info))
         return described
+    if info.type_name in DRAINED:
+        prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
+        described.event_type = _event_type(one, request)
+        _find_failed_inserts(described, compiled, fds)
+        return described
     if info.flags & _MMAPABLE and "mmap" in request.methods:
         return described
     if "walk" in request.methods:
@@ -241,6 +233,14 @@ def _describe(
             described.walk_refused = str(error)
     _find_failed_inserts(described, compiled, fds)
     return described
+
+
+def _event_type(one: CompiledMap, request: Load) -> str:
+    """How the layout of the map's events was found, in words."""
+    words = request.words.get(one.name)
+    if one.events is None or request.maps:
+        return ""
+    return words.event if words and words.event else one.events.guess(one.name).how
 
 
 def _help(request: Load, name: str) -> str:

@@ -26,6 +26,7 @@ from bpfleet.wire import Origin, Status, encode_status
 from bpfleet.worker import status
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.delivery import Delivery
+from bpfleet.worker.early_drains import EarlyDrains
 from bpfleet.worker.inner_maps import InnerMapOpener
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.startup import Startup, Stopped
@@ -94,7 +95,9 @@ class Worker:
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wakeup, select.POLLIN)
+        drains = EarlyDrains(self.collectors, poll)
         while True:
+            drains.run()
             now = time.monotonic()
             for one in self.collectors:
                 if now >= due.get(one.name, end):
@@ -110,8 +113,10 @@ class Worker:
                 status_due = now + self.config.agent.status_interval
             if now >= end or (self.sinks and all(sink.gone for sink in self.sinks)):
                 return
-            following = min([*due.values(), status_due, end])
+            following = min([*due.values(), status_due, end, drains.due])
             for fd, _ in poll.poll(max(0.0, following - time.monotonic()) * 1000 + 1):
+                if drains.woken(fd):
+                    continue
                 if fd == self.wakeup.fileno() or not self._message():
                     return
 

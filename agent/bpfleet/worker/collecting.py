@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bpfleet.draining.drainer import Drainer
+from bpfleet.draining.opening import open_drainer
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
 from bpfleet.layout import unnested
 from bpfleet.plugins import State
-from bpfleet.protocol import Load, Loaded, LoadedMap, LoadedProgram
+from bpfleet.protocol import Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
 from bpfleet.reading.columns import Read
 from bpfleet.reading.inner_maps import InnerMaps
 from bpfleet.reading.iterated import IteratedMap
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Collector
+from bpfleet.spec import Attach, Collector, Rung
 from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
 from bpfleet.worker.counters import Counter
@@ -27,7 +29,7 @@ from bpfleet.worker.stacks import STACK
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
 
 
-Reader = MapReader | InnerMaps | IteratedMap
+Reader = MapReader | InnerMaps | IteratedMap | Drainer
 
 
 @dataclass
@@ -59,6 +61,8 @@ class RunningMap:
     stacks: RunningStacks | None = None
     cost: Cost = field(default_factory=Cost)
     growing: bool = False
+    event_type: str = ""
+    """Of a drained map: how the layout of its events was found."""
 
     def tables(self, read: Read) -> Iterator[Table]:
         """What is to be told of a read: first the stacks that its rows name, then the rows."""
@@ -71,10 +75,22 @@ class RunningMap:
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
-        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        found = self.losses_so_far()
         if read.entries > read.rows:
             found["truncated"] = read.entries - read.rows
         return found
+
+    def losses_so_far(self) -> dict[str, int]:
+        """Those that are counted since the program was loaded."""
+        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        if isinstance(self.reader, Drainer):
+            found |= self.reader.losses()
+        return found
+
+    def told(self) -> None:
+        """What was read last is in records."""
+        if isinstance(self.reader, Drainer):
+            self.reader.told()
 
 
 @dataclass
@@ -86,6 +102,7 @@ class RunningCollector:
     interval: float
     maps: list[RunningMap]
     programs: list[dict[str, str]]
+    ladders: list[LoadedLadder]
     generation: int
     before_snapshot: int | None
     iterators: list[int]
@@ -116,6 +133,7 @@ class RunningCollector:
             interval=interval,
             maps=maps,
             programs=[_program(one) for one in loaded.programs],
+            ladders=list(loaded.ladders),
             generation=loaded.generation,
             before_snapshot=None if before is None else fds[before],
             iterators=[fds[index] for index in loaded.iterators],
@@ -156,10 +174,15 @@ def _running_map(
     counter = None
     if one.failed_inserts_fd is not None:
         counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
-    return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
+    return RunningMap(
+        one.name, reader, schema, encode_schema(schema), counter, stacks, event_type=one.event_type
+    )
 
 
 def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> Reader:
+    if one.book_fd is not None:
+        counted = one.failed_inserts_fd is not None
+        return open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counted)
     if one.iterator_fd is not None:
         link = fds[one.iterator_fd]
         return IteratedMap(fds[one.fd], link, one.key, one.value, most_bytes=settings.row_buffer)
@@ -201,16 +224,38 @@ def load_request(
         source=os.fspath(spec.program.source),
         maps=spec.maps,
         words=dict(spec.words),
-        attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency) for a in spec.attach),
+        attach=tuple(map(_place, spec.attach)),
+        ladders=_ladders(spec),
         attach_all=spec.attach_all,
         knobs=_knobs(spec, settings),
         cflags=spec.program.cflags,
         before_snapshot=spec.before_snapshot,
         row_buffer=int(settings.row_buffer),
         methods=settings.read,
+        perf_buffer=int(settings.perf_buffer),
         timeout=float(timeout),
         attach_programs=attach,
     )
+
+
+def _place(one: Attach) -> Place:
+    return one.program, one.kind, one.target, one.symbol, one.frequency
+
+
+def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:
+    for name, rungs in spec.ladders.items():
+        if isinstance(rungs, str) or not rungs or not all(rungs):
+            raise ConfigError(
+                f"ladder {name!r} has {'a rung' if rungs else 'no rungs, or one'} without a program",
+                where=f"collector {spec.name!r}, ladders",
+                remedy="list the alternatives, best first: each a program's name, or several in a list",
+            )
+    return {name: tuple(map(_rung, rungs)) for name, rungs in spec.ladders.items()}
+
+
+def _rung(rung: Rung) -> tuple[Place, ...]:
+    programs = [rung] if isinstance(rung, str | Attach) else rung
+    return tuple(_place(Attach(one, "", "") if isinstance(one, str) else one) for one in programs)
 
 
 def _knobs(spec: Collector, settings: Any) -> dict[str, int]:

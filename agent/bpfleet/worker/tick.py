@@ -65,4 +65,5 @@ def tick(
                 for sink in sinks:
                     sink.offer(frame)
 
+        one.told()
         one.cost.took(read, t1 - t0)
