@@ -9,6 +9,7 @@ Each record has a number, in its rows. SIGTERM: no more records, deliver all tha
 
 from __future__ import annotations
 
+import faulthandler
 import random
 import signal
 import sqlite3
@@ -272,6 +273,7 @@ def opened(settings: ZmqSettings, context: SinkContext) -> ZmqSink:
 
 def main() -> None:
     kind, endpoint, directory, state, agent, *keys = sys.argv[1:]
+    faulthandler.register(signal.SIGUSR1)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     print("ready", flush=True)

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -49,6 +50,8 @@ class OracleAgent:
         try:
             return self.process.wait(seconds) == 0
         except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)  # it says where it stands
+            time.sleep(0.5)
             self.kill()
             return False
 
