@@ -12,7 +12,7 @@ TESTS     ?= tests
 PACKAGES  := python3 python3-venv python3-bpfcc libbpf1 libbpf-dev linux-libc-dev clang make
 # What the tests and benchmarks compare with, and make work for.
 TEST_PACKAGES := gcc libc6-dev bpftool llvm binutils iproute2 libbpf-tools bpfcc-tools procps util-linux mount \
-	clickhouse-server clickhouse-client libzookeeper-java default-jre-headless
+	clickhouse-server clickhouse-client libzookeeper-java default-jre-headless openssl
 
 SETUP     := $(VENV)/.ready
 TEST_SETUP := $(VENV)/.ready-for-tests

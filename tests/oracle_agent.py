@@ -1,6 +1,6 @@
 """An agent of the oracle test, as a process of its own that may be killed at any moment.
 
-    python oracle_agent.py spool|sink ENDPOINT DIRECTORY STATE AGENT [SERVER-KEY PUBLIC SECRET]
+    python oracle_agent.py spool|sink ENDPOINT[,ENDPOINT…] DIRECTORY STATE AGENT [SERVER-KEY PUBLIC SECRET]
 
 `spool` speaks the protocol itself and keeps its records in SQLite until they are acknowledged, so that a kill
 loses none. `sink` is the real zmq sink with its own, in STATE; in DIRECTORY is written down what it promised.
@@ -203,7 +203,7 @@ def run_spool(endpoint: str, directory: Path, agent: str, keys: list[str], stopp
             spool.make()
             due = now + PERIOD
         if session is None:
-            session = Session(endpoint, keys, spool, agent)
+            session = Session(chosen.choice(endpoint.split(",")), keys, spool, agent)
         try:
             goes_on = session.step()
         except WireError:
@@ -227,7 +227,8 @@ def run_sink(
     if keys and not (state / "bpfleet.key").exists():
         write_pair(state / "bpfleet.key", KeyPair(public=keys[1], secret=keys[2]))
     settings = ZmqSettings(
-        endpoints=(endpoint,),
+        endpoints=tuple(endpoint.split(",")),
+        move_after=Duration(1.0),
         hello_timeout=Duration(DEADLINE),
         ack_timeout=Duration(DEADLINE),
         backoff=Duration(0.1),
