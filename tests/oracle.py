@@ -28,6 +28,8 @@ from oracle_places import ADDRESS, Network, small_disk
 Stored = Mapping[str, Counter[int]]
 """Of each agent, how often each number is stored."""
 
+_WINDOW = "\nwindow = 64"
+"""So that a store whose commits take long, on a busy machine, keeps up with the agents."""
 KILLS = ("agent killed", "aggregator killed", "both killed", "store's server killed")
 ALWAYS = (
     *KILLS[:3],
@@ -151,7 +153,7 @@ class Oracle:
             self.server.start()
             table = table.format(url=self.server.url)
         self.aggregator = AggregatorProcess(
-            self.directory, settings, store=table, bind=f"tcp://0.0.0.0:{PORT}", prefix=inside
+            self.directory, settings + _WINDOW, store=table, bind=f"tcp://0.0.0.0:{PORT}", prefix=inside
         )
         for n in range(agents):
             # The real sink in one of two; the others say the protocol by themselves, repeats and all.

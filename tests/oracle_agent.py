@@ -169,7 +169,7 @@ class Session:
             if again is not None:
                 self._send(*again)
             for index, (seq, frame) in enumerate(self._spool.pending):
-                if index >= min(self._credit, 8):
+                if index >= self._credit:
                     break
                 if seq > self._sent:
                     self._send(seq, frame)
