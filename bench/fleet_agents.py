@@ -51,7 +51,7 @@ class Options:
 class Template:
     """One map's snapshot as bytes, with the places of what changes."""
 
-    def __init__(self, number: int, rows: int, agent: str) -> None:
+    def __init__(self, number: int, rows: int, agent: str, boot: str) -> None:
         columns = (
             Column("pid", "key", "u32", None, "label"),
             Column("comm", "key", "char", 16, "label"),
@@ -62,7 +62,7 @@ class Template:
         names = np.array([b"kworker/u8:2", b"python3", b"sshd", b"systemd"], "S16")
         snapshot = Snapshot(
             schema=schema,
-            origin=Origin(agent, "bench-host", str(uuid.uuid4()), _BASE),
+            origin=Origin(agent, "bench-host", boot, _BASE),
             generation=_BASE,
             seq=_BASE,
             t0=_BASE,
@@ -147,7 +147,8 @@ class Fleet:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, options.agents * 2 + 100)
         self._epoll = select.epoll()
-        self._templates = [Template(n, options.rows, str(uuid.uuid4())) for n in range(options.maps)]
+        agent, boot = str(uuid.uuid4()), str(uuid.uuid4())
+        self._templates = [Template(n, options.rows, agent, boot) for n in range(options.maps)]
         self._by_fd: dict[int, SimulatedAgent] = {}
         now = time.monotonic()
         step = options.interval / max(1, options.agents)

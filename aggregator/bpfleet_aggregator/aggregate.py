@@ -132,7 +132,7 @@ class Aggregator:
     def _make_room(self, session: Session) -> None:
         """The newer session of one spool wins: the older one's agent is gone, as a rule without a word."""
         for other in list(self.sessions.of_agent(session.agent)):
-            if other.host != session.host:
+            if other.address != session.address:
                 self._report.note(
                     f"duplicate: agent {session.agent} speaks from {other.address} and {session.address}: "
                     "has it moved, or have two machines one id (a cloned disk)?"
@@ -280,7 +280,7 @@ class Aggregator:
     def _look_for_gone(self) -> None:
         """Agents may be silent for hours; that a connection has ended shows when something is sent to it."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_FOR_GONE:
+        if now - self._looked < min(_LOOK_FOR_GONE, self._settings.idle):
             return
         self._looked = now
         for session in self.sessions:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bpfleet.errors import ConfigError, PluginImportError
+from bpfleet.errors import ConfigError
 from bpfleet.plugins import Plugins
 from bpfleet.settings import Duration, Settings, Size, convert
 from bpfleet.stores import StoreSettings, StoreType
@@ -102,18 +102,7 @@ class Config:
 
     def store_type(self) -> tuple[StoreType, StoreSettings]:
         """The store's type, imported, and its settings; raises PluginError or ConfigError."""
-        kind = self.table.get("type", self.store)
-        try:
-            found = Plugins().store_type(str(kind))
-        except PluginImportError as error:
-            missing = re.search(r"No module named '(\w+)", error.what)
-            if missing and missing.group(1) in ("duckdb", "pyarrow"):
-                raise ConfigError(
-                    f"the store {kind!r} needs {missing.group(1)}, which is not installed",
-                    where=self.path,
-                    remedy="pip install 'bpfleet[aggregator]'",
-                ) from None
-            raise
+        found = Plugins().store_type(str(self.table.get("type", self.store)))
         return found, convert(self.table, found.settings, where=f"{self.path}: [store.{self.store}]")
 
 
