@@ -373,7 +373,8 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Tries what the agent does; nothing depends on it but its command.
         (
             "doctor",
-            "errors kernel schema layout btf_types config plugins reading loader supervisor users bpfleet_bpf",
+            "errors kernel schema layout btf_types config plugins reading loader supervisor users"
+            " bpfleet_bpf",
         ),
     ],
 )

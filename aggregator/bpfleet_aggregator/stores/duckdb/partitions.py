@@ -22,6 +22,8 @@ from bpfleet_aggregator.stores.duckdb.files import (
     partition_files,
     partition_name,
     set_aside,
+    set_aside_files,
+    set_log_aside,
     size_of,
     unlink,
 )
@@ -89,9 +91,9 @@ class Partitions:
             partition = Partition(number, path)
             is_last = number == files[-1][0]
             try:
-                whole = self._attach(partition, for_writing=self._writable and is_last)
+                whole = self._attach_mended(partition, for_writing=self._writable and is_last)
             except duckdb.Error as error:
-                self._damaged(partition, error)
+                self._damaged(partition, str(error))
                 continue
             if whole:
                 self.all.append(partition)
@@ -100,6 +102,21 @@ class Partitions:
             engine.detach(self._connection, partition.alias)
             if self._writable:
                 unlink(path)  # begun, and nothing stored in it yet, when its writer was killed
+
+    def _attach_mended(self, partition: Partition, *, for_writing: bool) -> bool:
+        """As `_attach`; a log that can't be used costs only what is in it."""
+        try:
+            return self._attach(partition, for_writing=for_writing)
+        except duckdb.Error as error:
+            engine.detach(self._connection, partition.alias)
+            aside = set_log_aside(partition.path) if self._writable and " WAL " in str(error) else None
+            if aside is None:
+                raise
+            self._note(
+                f"the log of partition {partition.path} is damaged and was set aside as {aside.name}: "
+                f"{_first_line(str(error))}"
+            )
+            return self._attach(partition, for_writing=for_writing)
 
     def _attach(self, partition: Partition, *, for_writing: bool) -> bool:
         """Whether it is one that was finished."""
@@ -126,17 +143,22 @@ class Partitions:
             self.relations.restore(Recorded(*row))
         return True
 
-    def _damaged(self, partition: Partition, error: duckdb.Error) -> None:
+    def _damaged(self, partition: Partition, words: str) -> None:
         engine.detach(self._connection, partition.alias)
-        words = str(error).splitlines()[0]
+        what = "left out"
         if self._writable:
-            aside = set_aside(partition.path)
-            self._note(f"partition {partition.path} is damaged and was set aside as {aside.name}: {words}")
-        else:
-            self._note(f"partition {partition.path} is damaged and was left out: {words}")
+            what = f"set aside as {set_aside(partition.path).name}"
+        self._note(f"partition {partition.path} is damaged and was {what}: {_first_line(words)}")
+
+    def set_aside(self, partition: Partition, words: str) -> None:
+        """Go on without it; where it was the current one another is to be begun."""
+        self.can_go_on = self.can_go_on and partition is not self.current
+        self.all.remove(partition)
+        self._damaged(partition, words)
 
     def begin(self, marks: pa.Table, streams: Sequence[tuple[object, ...]]) -> None:
         """A new file, which begins with all that must outlive the files before."""
+        _roll_back(self._connection)
         number = self._next
         partition = Partition(number, self._folder / partition_name(number), time.time_ns())
         alias = partition.alias
@@ -206,6 +228,15 @@ class Partitions:
             old.append(one)
         return old
 
+    def remove_set_aside(self) -> None:
+        """What was set aside goes by the same bounds, and before anything that can be read."""
+        limit = time.time() - self._settings.retention
+        for path in set_aside_files(self._folder):
+            status = path.stat()
+            if status.st_mtime < limit or folder_size(self._folder) > self._settings.size_limit:
+                unlink(path)
+                self._note(f"{path.name} removed: {status.st_size / 1e6:,.1f} MB, by retention or size_limit")
+
     def remove(self, partition: Partition) -> None:
         """Let go of a file and delete it; the disk has the room once the last question about it has ended."""
         self.all.remove(partition)
@@ -220,6 +251,10 @@ class Partitions:
 _IS_EMPTY = (
     "SELECT NOT EXISTS (FROM {p}.snapshots) AND NOT EXISTS (FROM {p}.gaps) AND NOT EXISTS (FROM {p}.statuses)"
 )
+
+
+def _first_line(words: str) -> str:
+    return words.partition("\n")[0]
 
 
 def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:

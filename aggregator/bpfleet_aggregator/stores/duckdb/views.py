@@ -88,7 +88,7 @@ def _views(partitions: Sequence[Partition], relations: Relations) -> Iterable[tu
             f"JOIN store.snapshots s ON d._snapshot = s.snapshot AND s.relation = {text(relation.name)}",
         )
         if relation.has_rate:
-            yield relation.rate_name, rate_view(relation, data)
+            yield relation.rate_name, rate_view(relation, data, [one.number for one in partitions])
 
 
 def _branch(partition: Partition, placement: Placement) -> str:
