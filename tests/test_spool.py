@@ -321,6 +321,8 @@ class Anything(RuleBasedStateMachine):
         """(run, seq) of what was delivered."""
         self.told: set[tuple[int, int]] = set()
         """Of gaps that were delivered."""
+        self.durable = 0
+        """The aggregator's mark."""
         self.given: dict[int, tuple[int, int]] = {}
         """What each number was first seen to mean, of all that is no gap."""
         self.forgotten: set[tuple[int, int]] = set()
@@ -350,12 +352,20 @@ class Anything(RuleBasedStateMachine):
         assert [one for one in after if one not in before] == [], "it was there already, or had left for good"
 
     @rule(count=st.integers(1, 30))
+    def arrive(self, count: int) -> None:
+        """Records become durable, and the word of it is lost: what takes a lower number is not heard of."""
+        page = self.spool.page(0, count, 1 << 30, self.spool.id)
+        for item, record in zip(page, records(self.spool), strict=False):
+            self._delivered(item.seq, record)
+        self.brought_back |= self.settled
+
+    @rule(count=st.sampled_from([1, 2, 5, 30, 1000]))
     def confirm(self, count: int) -> None:
         page = self.spool.page(0, count, 1 << 30, self.spool.id)
         held = records(self.spool)
         assert len(page) == min(count, len(held)), "all that waits is sent"
         for item, record in zip(page, held, strict=False):
-            self._delivered(record)
+            self._delivered(item.seq, record)
             self.highest = max(self.highest, item.seq)
         if page:
             self.spool.confirmed(page[-1].seq, self.spool.id)
@@ -372,7 +382,10 @@ class Anything(RuleBasedStateMachine):
         assert self.spool.page(0, 9, 1 << 20, "another") == []
         assert items(self.spool) == waiting
 
-    def _delivered(self, record: object) -> None:
+    def _delivered(self, number: int, record: object) -> None:
+        if number <= self.durable:
+            return
+        self.durable = number
         if isinstance(record, Gap):
             self.told |= {(record.origin.run, seq) for seq in range(record.first, record.last + 1)}
         else:
@@ -381,7 +394,8 @@ class Anything(RuleBasedStateMachine):
     @rule(at=st.integers(0, 20))
     def refuse(self, at: int) -> None:
         found = items(self.spool)
-        if at < len(found) and found[at].kind != "gap":
+        at %= max(1, len(found))
+        if found and found[at].kind != "gap" and found[at].seq > self.durable:
             self.spool.give_up(found[at], self.spool.id)
             left = items(self.spool)
             assert [one for one in left if one.seq == found[at].seq] == []
@@ -439,13 +453,12 @@ class Anything(RuleBasedStateMachine):
         assert on_disk(Path(self.folder.name)) < 1.7 * (1 << 20)
 
     def _accounted_for(self) -> set[tuple[int, int]]:
-        """(run, seq) of all that is here, was delivered, or is told of by a gap of the same run."""
-        here = {
-            (one.origin.run, one.seq)  # type: ignore[union-attr]
-            for one in records(self.spool)
-            if not isinstance(one, Gap)
-        }
-        gone = {(g.origin.run, seq) for g in gaps(self.spool) for seq in range(g.first, g.last + 1)}
+        """(run, seq) of all that was delivered, or will be; itself, or told of by a gap of the same run."""
+        held = zip(items(self.spool), records(self.spool), strict=True)
+        coming = [record for item, record in held if item.seq > self.durable]
+        lost = [one for one in coming if isinstance(one, Gap)]
+        here = {(one.origin.run, one.seq) for one in coming if one not in lost}  # type: ignore[union-attr]
+        gone = {(one.origin.run, seq) for one in lost for seq in range(one.first, one.last + 1)}
         return self.settled | self.told | here | gone
 
     def teardown(self) -> None:
@@ -453,5 +466,5 @@ class Anything(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Anything.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+Anything.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 test_anything = Anything.TestCase

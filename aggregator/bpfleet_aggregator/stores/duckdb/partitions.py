@@ -28,7 +28,7 @@ from bpfleet_aggregator.stores.duckdb.files import (
     unlink,
 )
 from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
-from bpfleet_aggregator.stores.duckdb.tables import ddl
+from bpfleet_aggregator.stores.duckdb.tables import SUMMARIES, ddl
 from bpfleet_aggregator.stores.relations import Recorded, Relations
 
 __all__ = ["Partition", "Partitions"]
@@ -47,11 +47,18 @@ class Partition:
     tables: set[str] = field(default_factory=set)
     is_empty: bool = True
     """Whether it has no record yet."""
+    for_writing: bool = False
+    """How it is attached."""
 
     @property
     def alias(self) -> str:
         """The database's name in SQL."""
         return f"p{self.number}"
+
+    @property
+    def is_summed_up(self) -> bool:
+        """Whether it has its summary, and so takes no more records."""
+        return SUMMARIES[0] in self.tables
 
 
 class Partitions:
@@ -92,12 +99,16 @@ class Partitions:
             is_last = number == files[-1][0]
             try:
                 whole = self._attach_mended(partition, for_writing=self._writable and is_last)
+                if whole and self._writable and not (is_last or partition.is_summed_up):
+                    # Its writer was killed before it had summed it up, or was of an older release.
+                    engine.detach(self._connection, partition.alias)
+                    self._attach(partition, for_writing=True)
             except duckdb.Error as error:
                 self._damaged(partition, str(error))
                 continue
             if whole:
                 self.all.append(partition)
-                self.can_go_on = is_last
+                self.can_go_on = is_last and not partition.is_summed_up
                 continue
             engine.detach(self._connection, partition.alias)
             if self._writable:
@@ -121,6 +132,7 @@ class Partitions:
     def _attach(self, partition: Partition, *, for_writing: bool) -> bool:
         """Whether it is one that was finished."""
         engine.attach(self._connection, partition.path, partition.alias, for_writing=for_writing)
+        partition.for_writing = for_writing
         alias = partition.alias
         tables = self._connection.execute(
             "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [alias]
@@ -160,7 +172,7 @@ class Partitions:
         """A new file, which begins with all that must outlive the files before."""
         _roll_back(self._connection)
         number = self._next
-        partition = Partition(number, self._folder / partition_name(number), time.time_ns())
+        partition = Partition(number, self._folder / partition_name(number), time.time_ns(), for_writing=True)
         alias = partition.alias
         connection = self._connection
         block_size = self._settings.block_size

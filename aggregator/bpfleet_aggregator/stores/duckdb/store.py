@@ -11,7 +11,7 @@ import duckdb
 from bpfleet.errors import StoreError
 from bpfleet.stores import Received, StoreContext
 from bpfleet.wire import Gap, Snapshot
-from bpfleet_aggregator.stores.duckdb import engine
+from bpfleet_aggregator.stores.duckdb import engine, summary
 from bpfleet_aggregator.stores.duckdb.batch import Batch, Placed
 from bpfleet_aggregator.stores.duckdb.damage import Damaged, Search, is_damage
 from bpfleet_aggregator.stores.duckdb.files import Lock
@@ -219,7 +219,21 @@ class DuckdbStore:
         self._partitions.begin(self._state.marks_table(), self._state.streams.rows(since))
         self._state.begin(self._partitions.current)
         staying = [one for one in self._partitions.all if one not in without]
+        if len(staying) > 1:
+            self._sum_up(staying[-2])
         self._views.refresh(staying, self._partitions.relations)
+
+    def _sum_up(self, partition: Partition) -> None:
+        """What can't be summed up now is when there is time; questions do without meanwhile."""
+        if partition.is_summed_up or not partition.for_writing:
+            return
+        try:
+            summary.make(self._connection, partition)
+        except duckdb.Error as error:
+            if is_damage(error):
+                self._suspects.put(Damaged(partition, str(error)))
+            else:
+                self._note(f"partition {partition.path.name} can't be summed up now: {error}")
 
     def _refresh(self) -> None:
         self._views.refresh(self._partitions.all, self._partitions.relations)
@@ -242,6 +256,10 @@ class DuckdbStore:
             if self._partitions.is_due():
                 self._begin()
             self._enforce()
+            # One at a time: records wait meanwhile.
+            for one in [one for one in self._partitions.all[:-1] if not one.is_summed_up][:1]:
+                self._sum_up(one)
+                self._refresh()
         except duckdb.Error as error:
             self._is_unsure = True
             raise _not_now(error, str(self._folder)) from None

@@ -12,7 +12,7 @@ from bpfleet.wire import Column
 from bpfleet_aggregator.stores.duckdb.engine import quoted
 from bpfleet_aggregator.stores.relations import Placement
 
-__all__ = ["GAPS", "REST", "SNAPSHOTS", "STATUSES", "TABLES", "data_ddl", "data_table", "ddl"]
+__all__ = ["GAPS", "REST", "SNAPSHOTS", "STATUSES", "SUMMARIES", "TABLES", "data_ddl", "data_table", "ddl"]
 
 _U64, _U32, _TEXT, _TIME = "UBIGINT", "UINTEGER", "VARCHAR", "TIMESTAMP WITH TIME ZONE"
 
@@ -105,6 +105,8 @@ TABLES = {
     # Written last: a file without it was never finished.
     "partition": {"format": "INTEGER", "number": "INTEGER", "began": "BIGINT"},
 }
+SUMMARIES = "agents_1", "collectors_1"
+"""Of a partition that takes no more: `summary.py`. Another definition needs another number."""
 REST = "_rest"
 """Of keys that are text: `key_rest`."""
 
