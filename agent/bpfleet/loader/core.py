@@ -9,6 +9,7 @@ from pathlib import Path
 from bpfleet import bpf_object
 from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
+from bpfleet.layout import nested, sized
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
@@ -17,6 +18,7 @@ from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.ladders import Rung, TakenRung, Trial, loaded_ladder, none_of, rungs_of, take
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import Links, refused
+from bpfleet.loader.local_storage import HEADS
 from bpfleet.loader.logs import telling_lines
 from bpfleet.loader.struct_ops import ask_for_links, attach_struct_ops
 from bpfleet.protocol import Load, LoadedLadder
@@ -24,7 +26,9 @@ from bpfleet.spec import Attach
 
 __all__ = ["CoreObject", "open_core"]
 
+# Numbers of the kernel's helpers.
 _POP = 88  # bpf_map_pop_elem
+_PERF_OUTPUTS = (25, 111, 121)  # bpf_perf_event_output, bpf_skb_output, bpf_xdp_output
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -117,10 +121,29 @@ class CoreObject:
     def _described(self, one: MapHandle, fd: int) -> CompiledMap:
         defined = self._types.maps.get(one.name)
         kind = defined.type_name if defined else ""
-        events = event_types(self._types, one.name)
-        return CompiledMap(
-            one.name, fd, *self._types.layouts_of(one.name), one.sizes, kind, events, self._types.calls(_POP)
+        key, value = self._types.layouts_of(one.name)
+        made = CompiledMap(
+            one.name,
+            fd,
+            HEADS.get(kind, key),
+            value,
+            one.sizes,
+            kind=kind,
+            events=event_types(self._types, one.name),
+            own=self._is_own(kind),
         )
+        if defined is None or defined.inner is None:
+            return made
+        inner_key, inner_value = self._types.layouts_of(defined.inner.name)
+        inner_key = inner_key or sized(defined.inner.key_size)
+        both, at = nested(key or sized(one.sizes[0]), inner_key)
+        inner_value = inner_value or sized(defined.inner.value_size)
+        return replace(made, key=both, value=inner_value, inner=(at, inner_key.size))
+
+    def _is_own(self, kind: str) -> bool:
+        if kind == "perf_event_array":
+            return not any(map(self._types.calls, _PERF_OUTPUTS))
+        return kind in ("queue", "stack") and self._types.calls(_POP)
 
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Programs named in `wanted` go where it says, all others where their section's name says."""

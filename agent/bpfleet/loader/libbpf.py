@@ -45,6 +45,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_program__section_name": (_text, _pointer),
     "bpf_program__fd": (_int, _pointer),
     "bpf_program__attach": (_pointer, _pointer),
+    "bpf_program__attach_iter": (_pointer, _pointer, _pointer),
     "bpf_program__attach_tracepoint": (_pointer, _pointer, _text, _text),
     "bpf_program__attach_raw_tracepoint": (_pointer, _pointer, _text),
     "bpf_program__attach_uprobe_opts": (_pointer, _pointer, _int, _text, _size, _pointer),
