@@ -195,7 +195,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kernel", action="append", choices=VERSIONS, help="only this one")
-    parser.add_argument("--seconds", type=int, default=1500, help="how long the machines may run")
+    parser.add_argument("--seconds", type=int, default=2400, help="how long the machines may run")
     chosen, arguments = parser.parse_known_args()
     machines = []
     for version in chosen.kernel or VERSIONS:
