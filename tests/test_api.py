@@ -335,8 +335,8 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Root, and short-lived: no configuration, no plugin, no sink.
         (
             "loader",
-            "errors kernel ipc schema layout spec protocol bpfleet_bpf bcc"
-            " bpf_object btf elf attach_points checked_bytes events",
+            "errors kernel ipc schema events layout spec protocol bpfleet_bpf bcc"
+            " bpf_object btf elf attach_points checked_bytes",
         ),
         # No privileges: reads by fd, and can neither compile nor load.
         (
@@ -346,7 +346,6 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         ),
         ("reading", "errors kernel schema layout wire numpy"),
         ("draining", "events kernel layout protocol reading numpy"),
-        ("events", "schema layout"),
         ("symbols", "kernel numpy"),
         # Needs no kernel: an aggregator uses it too.
         ("wire", "errors layout schema msgpack msgspec numpy zstandard"),
@@ -354,6 +353,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Plain data, for plugins, tests and documentation.
         ("errors", ""),
         ("schema", "errors"),
+        ("events", "layout schema"),
         ("layout", "schema"),
         ("settings", "errors msgspec"),
         ("users", "errors"),
@@ -368,7 +368,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
             OBJECT_FILES,
             f"errors schema layout {OBJECT_FILES}",
         ),
-        ("schema_source", "errors schema layout events bpf_object loader"),
+        ("schema_source", "errors schema events layout bpf_object loader"),
         ("kernel", ""),
         ("ipc", "msgpack"),
         ("identity", "errors wire"),
