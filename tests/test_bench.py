@@ -168,6 +168,15 @@ def test_cost_counts_the_same_events_for_us_and_for_the_tools(tmp_path: Path) ->
         assert row["events"] >= (50 if row["event"] == "exec" else 4_000)
 
 
+def test_storing_gives_rows_a_second_of_both_stores_and_their_peers(tmp_path: Path) -> None:
+    [rows] = results("storing", tmp_path)
+    names = [row["name"] for row in rows]
+    assert names[:2] == ["bpfleet, store duckdb", "bpfleet, store clickhouse"]
+    assert len(names) == 7
+    assert all(row["rows_per_s"] > 0 and row["ratio"] > 0 for row in rows)
+    assert [row["name"] for row in rows if row["ratio"] == 1] == [names[2], names[3]]
+
+
 def test_an_unknown_benchmark_is_a_wrong_use_that_names_what_there_is() -> None:
     done = bench("raeding")
     assert done.returncode == 2

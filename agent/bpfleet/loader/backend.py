@@ -32,6 +32,9 @@ class CompiledMap:
     value: Layout | None
     sizes: tuple[int, int] = (0, 0)
     """Bytes of a key and of a value, where no layout tells."""
+    inner: tuple[int, int] | None = None
+    """Of a map of maps, whose `key` is the outer key and the inner one and whose `value` is the inner maps':
+    where in it the inner key begins, and that one's size."""
     kind: str = ""
     """Such as `hash`; empty where the compiler does not say (a section of variables)."""
     events: EventTypes | None = None

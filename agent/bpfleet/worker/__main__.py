@@ -28,6 +28,7 @@ from bpfleet.worker import status
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.delivery import Delivery
 from bpfleet.worker.early_drains import EarlyDrains
+from bpfleet.worker.inner_maps import InnerMapOpener
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.startup import Startup, Stopped
 from bpfleet.worker.tick import tick
@@ -56,6 +57,7 @@ class Worker:
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
         self.collectors: list[RunningCollector] = startup.collectors()
+        InnerMapOpener(channel, self._take).serve(self.collectors)
         if not self.tracing:
             self._tell_of_idleness()
 
@@ -162,6 +164,10 @@ class Worker:
             message, fds = self.channel.receive()
         except ChannelClosed:
             return False
+        self._take(message, fds)
+        return True
+
+    def _take(self, message: dict[str, Any], fds: list[int]) -> None:
         if message["op"] == "failed":
             log.error("%s", BpfleetError.from_plain(message["error"]))
         for one in self.collectors:
@@ -169,7 +175,6 @@ class Worker:
                 program, rows, counters = fds
                 one.fds += fds
                 one.use_larger_buffer(message["map"], WalkFds(program, rows, counters, message["capacity"]))
-        return True
 
     def _send_status(self) -> None:
         seq = self.ledger.next_seq

@@ -11,9 +11,12 @@ from bpfleet.draining.drainer import Drainer
 from bpfleet.draining.opening import open_drainer
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
+from bpfleet.layout import unnested
 from bpfleet.plugins import State
 from bpfleet.protocol import Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
 from bpfleet.reading.columns import Read
+from bpfleet.reading.inner_maps import InnerMaps
+from bpfleet.reading.iterated import IteratedMap
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Attach, Collector, Rung
@@ -24,6 +27,9 @@ from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, runn
 from bpfleet.worker.stacks import STACK
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
+
+
+Reader = MapReader | InnerMaps | IteratedMap | Drainer
 
 
 @dataclass
@@ -48,7 +54,7 @@ class RunningMap:
     """One map of a running collector."""
 
     name: str
-    reader: MapReader | Drainer
+    reader: Reader
     schema: Schema
     schema_frame: Frame
     failed_inserts: Counter | None
@@ -65,7 +71,7 @@ class RunningMap:
             stacks, named = self.stacks.table(read)
             yield stacks
             read = replace(read, columns=[*read.columns, named])
-        yield Table(self.schema, self.schema_frame, read, self.reader.info.max_entries, losses)
+        yield Table(self.schema, self.schema_frame, read, self.reader.max_entries, losses)
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
@@ -159,19 +165,33 @@ def _running_map(
     naming: Naming,
     fds: list[int],
 ) -> RunningMap:
-    walk = None
-    if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
-        walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
+    reader = _reader(settings, one, fds)
+    columns = columns_of(one.key.columns(), one.value.columns())
+    stacks = running_stacks(spec, one, loaded, naming, fds)
+    if stacks is not None:
+        columns = (*columns, STACK)
+    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
     counter = None
     if one.failed_inserts_fd is not None:
         counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
-    columns = columns_of(one.key.columns(), one.value.columns())
-    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
+    return RunningMap(
+        one.name, reader, schema, encode_schema(schema), counter, stacks, event_type=one.event_type
+    )
+
+
+def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> Reader:
     if one.book_fd is not None:
-        drainer = open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counter is not None)
-        return RunningMap(
-            one.name, drainer, schema, encode_schema(schema), counter, event_type=one.event_type
-        )
+        counted = one.failed_inserts_fd is not None
+        return open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counted)
+    if one.iterator_fd is not None:
+        link = fds[one.iterator_fd]
+        return IteratedMap(fds[one.fd], link, one.key, one.value, most_bytes=settings.row_buffer)
+    if one.inner is not None:
+        outer, key = unnested(one.key, one.inner[0], one.key_size, one.inner[1])
+        return InnerMaps(fds[one.fd], outer, key, one.value, most_bytes=settings.row_buffer)
+    walk = None
+    if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
+        walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
     reader = MapReader(
         fds[one.fd],
         one.key,
@@ -183,10 +203,7 @@ def _running_map(
     )
     if one.walk_refused and "walk" in reader.why_not:
         reader.why_not["walk"] = one.walk_refused
-    stacks = running_stacks(spec, one, loaded, naming, fds)
-    if stacks is not None:
-        schema = Schema(spec.name, spec.version, one.name, one.help, (*columns, STACK))
-    return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
+    return reader
 
 
 def load_request(
