@@ -6,7 +6,7 @@ A spec needs no kernel. What has been brought into the kernel is `bpfleet.protoc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -204,3 +204,6 @@ class SinkType:
     help: str
     open: Callable[[Any, SinkContext], Sink]
     settings: type[SinkSettings] = SinkSettings
+    check: Callable[[Any, SinkContext], Iterable[BpfleetError]] | None = None
+    """What would keep a sink from working, for `bpfleet check`: looked at as the user that it runs as, while
+    an agent may have it open; it takes, makes and changes nothing."""

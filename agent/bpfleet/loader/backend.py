@@ -39,8 +39,9 @@ class CompiledMap:
     """Such as `hash`; empty where the compiler does not say (a section of variables)."""
     events: EventTypes | None = None
     """Of a map that holds records without a type: what the object tells of them."""
-    pops: bool = False
-    """Whether the program itself takes values out of queues or stacks."""
+    own: bool = False
+    """Whether the program seems to keep a map with events for itself: a queue that it takes from too, or a
+    perf event array that nothing is sent to, since counters are read through it."""
 
 
 @dataclass(frozen=True, slots=True)

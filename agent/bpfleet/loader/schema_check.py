@@ -41,11 +41,11 @@ def derived_maps(
         if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
             continue
         said = words.get(name) or MapWords()
+        if one.own and name not in words:
+            continue
         if one.events is not None:
             found[name] = drained_layouts(f"{collector}, map {name!r}", one, said)
             continue
-        if one.kind in DRAINED and one.pops and name not in words:
-            continue  # the program's own: it takes values out itself
         key = one.key or sized(one.sizes[0])
         value = one.value or sized(one.sizes[1])
         leaves = tuple(_summed(leaf) for leaf in value.leaves if not _is_not_read(name, leaf.name))

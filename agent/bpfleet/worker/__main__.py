@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfleet.config import Config, parse
+from bpfleet.draining.drainer import Drainer
 from bpfleet.errors import BpfleetError, ConfigError, ReadError
 from bpfleet.identity import origin as identity
 from bpfleet.ipc import Channel, ChannelClosed
@@ -66,6 +67,7 @@ class Worker:
             self._send_status()
         if self.collectors or not (self.once or self.tracing):
             self._loop()
+            self._last_events()
         left = self._drain()
         if not (self.once or self.tracing):
             return 0
@@ -141,6 +143,12 @@ class Worker:
             one.state, one.error, one.failures = State.RUNNING, None, 0
             self.changed.set()
         self._ask_for_room(one)
+
+    def _last_events(self) -> None:
+        """What was taken out of a map since its last snapshot would be lost with us."""
+        for one in self.collectors:
+            if not self.once and any(isinstance(each.reader, Drainer) for each in one.maps):
+                self._tick(one)
 
     def _ask_for_room(self, one: RunningCollector) -> None:
         """Larger row buffers are made by a loader; meanwhile the map is read in batches."""
