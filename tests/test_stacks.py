@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent_process import Agent, run
@@ -19,9 +20,9 @@ from bcc_sources import opened
 from bpfleet.loader.schema_check import check_schema
 from bpfleet.loader.stacks import named_stack_maps
 from bpfleet.reading.ladder import MapReader
-from bpfleet.reading.stacks import StackMap
+from bpfleet.reading.stacks import Stack, StackMap
 from bpfleet.schema import Map, counter, label, stack
-from bpfleet.worker.stacks import folded
+from bpfleet.worker.stacks import _call_sites, folded
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -367,3 +368,9 @@ def test_stacks_of_a_bcc_program_are_found_by_its_ids(tmp_path: Path) -> None:
     found = apart(execute)
     assert sum(calls for _, calls, _ in found) == 30
     assert all(sides == [True, False] for _, _, sides in found)
+
+
+def test_callers_are_named_by_their_call_not_by_where_it_returns_to() -> None:
+    """A call at the very end of a function returns to what follows it."""
+    assert _call_sites(Stack(np.array([0x1000, 0x2000, 0x3000], np.uint64))) == [0x1000, 0x1FFF, 0x2FFF]
+    assert _call_sites(Stack(np.empty(0, np.uint64))) == []
