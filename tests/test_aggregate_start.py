@@ -64,7 +64,7 @@ def test_a_state_folder_that_is_not_its_users_is_named_with_the_remedy(shared_pa
 
 
 @pytest.mark.parametrize(
-    ("user", "said"), [("root", "does not run as root"), ("nobody-at-all", "no user 'nobody-at-all'")]
+    ("user", "said"), [("root", "must not run as root"), ("nobody-at-all", "no user 'nobody-at-all'")]
 )
 def test_a_user_that_it_can_not_become_is_an_error(shared_path: Path, user: str, said: str) -> None:
     settings = f'state = "{shared_path / "state"}"\nuser = "{user}"'

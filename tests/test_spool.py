@@ -340,8 +340,8 @@ class Anything(RuleBasedStateMachine):
         self.made += count
         self.taken |= {(self.run, one.seq): kilobytes for one in frames}
 
-    @rule(back=st.integers(1, 6))
-    def offer_again(self, back: int) -> None:
+    @rule()
+    def offer_again(self, back: int = 6) -> None:
         """As after a write that failed, or a worker that was killed before it could say so."""
         again = [(seq, size) for (run, seq), size in self.taken.items() if run == self.run][-back:]
         before = [one for one in items(self.spool) if one.kind != "gap"]
@@ -405,12 +405,14 @@ class Anything(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.spool.close()
         self.spool = open_spool(Path(self.folder.name), size=1 << 20)
+        self.offer_again()
 
     @rule()
     def die_and_reopen(self) -> None:
         """As after SIGKILL: nothing is written at the end."""
         self.spool._let_go()
         self.spool = open_spool(Path(self.folder.name), size=1 << 20)
+        self.offer_again()
 
     @rule()
     def lose_power(self) -> None:

@@ -20,7 +20,7 @@ from bpfleet_plugins.sinks.spool_file import NoRoom, SpoolFile
 from bpfleet_plugins.sinks.spool_lineage import Lineage
 from bpfleet_plugins.sinks.spool_losses import Losses, More, drop_oldest, tell_missing
 from bpfleet_plugins.sinks.spool_marks import Marks
-from bpfleet_plugins.sinks.spool_place import Damaged, unusable
+from bpfleet_plugins.sinks.spool_place import Damaged, unusable, what_helps
 from bpfleet_plugins.sinks.spool_rows import Row, age, chunks, gap_of, rows_of
 from bpfleet_plugins.sinks.spool_table import Item, Table
 
@@ -136,7 +136,7 @@ class Spool:
                 raise SinkFull(
                     f"the spool takes no more records: {error}",
                     where=str(self._path),
-                    remedy="free some space on its disk; what is spooled is delivered meanwhile",
+                    remedy=f"{what_helps(str(error))}; what is spooled is delivered meanwhile",
                 ) from None
             self._told.clear()
 
