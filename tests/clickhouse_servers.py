@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -38,7 +39,7 @@ _CONFIG = """<yandex>
  <users_config>users.xml</users_config><default_profile>default</default_profile>
  <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size>
  <timezone>{timezone}</timezone>
-</yandex>"""
+{extra}</yandex>"""
 _USERS = """<yandex>
  <profiles><default/><small><max_memory_usage>30000000</max_memory_usage></small><reader><readonly>2</readonly></reader>
  </profiles>
@@ -54,56 +55,83 @@ _USERS = """<yandex>
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that no connection is given while its server is down."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # the kernel gives connections those from 32768 on
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: it ends when this process does, however that ends."""
 
 
 class ServerProcess:
     """Debian's clickhouse-server with a folder, ports and users of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, prefix: Sequence[str] = ()) -> None:
+        self.folder, self._prefix = folder, prefix
         for name in ("data", "tmp"):
             (folder / name).mkdir(parents=True)
-        self.http = free_port()
-        # Not UTC, so that nothing leans on the server's own time zone.
-        settings = {"folder": folder, "http": self.http, "tcp": free_port(), "timezone": "Asia/Tokyo"}
-        (folder / "config.xml").write_text(_CONFIG.format(**settings))
+        self.http, self.tcp = free_port(), free_port()
+        self.configure()
         (folder / "users.xml").write_text(_USERS.format(password=PASSWORD))
         self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, extra: str = "") -> None:
+        """Write its configuration, with that XML besides; before `start`."""
+        # Not UTC, so that nothing leans on the server's own time zone.
+        settings = {"folder": self.folder, "http": self.http, "tcp": self.tcp, "timezone": "Asia/Tokyo"}
+        (self.folder / "config.xml").write_text(_CONFIG.format(**settings, extra=extra))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Returns when it answers."""
-        self._process = subprocess.Popen(
-            ["/usr/sbin/clickhouse-server", f"--config-file={self.folder}/config.xml"],
+        process = self._process = subprocess.Popen(
+            [
+                *self._prefix,
+                *DIES_WITH_US,
+                "/usr/sbin/clickhouse-server",
+                f"--config-file={self.folder}/config.xml",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if process.poll() is not None:
+                self._process = None
                 raise AssertionError(
                     f"clickhouse-server ended: {(self.folder / 'errors.log').read_text()[-2000:]}"
                 )
-            try:
-                with urlopen(f"{self.url}/ping", timeout=5):
-                    return
-            except (URLError, OSError):
-                time.sleep(0.05)
+            if self._answers(process.pid):
+                return
+            time.sleep(0.05)
         raise AssertionError("clickhouse-server does not answer")
+
+    def _answers(self, pid: int) -> bool:
+        if self._prefix:  # in a network of its own, where it can't be asked from here
+            listening = f"0100007F:{self.http:04X} 00000000:0000 0A"
+            return listening in Path(f"/proc/{pid}/net/tcp").read_text()
+        try:
+            with urlopen(f"{self.url}/ping", timeout=5):
+                return True
+        except (URLError, OSError):
+            return False
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End it at once."""
         if self._process is not None:
-            os.kill(self._process.pid, number)
+            self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
 
@@ -166,6 +194,8 @@ class Place:
     def __init__(self, server: ServerProcess | None, engine: Engine | None, state: Path) -> None:
         self._server, self._engine = server, engine
         self.database = f"t_{uuid4().hex[:12]}"
+        self.defaults: dict[str, Any] = {}
+        """Settings of every store and reader here."""
         self.context = StoreContext("clickhouse", state, self.noted.append)
         self._opened: list[ClickhouseStore | ClickhouseReader] = []
 
@@ -181,7 +211,7 @@ class Place:
     def settings(self, **changes: Any) -> ClickhouseSettings:
         url = self._server.url if self._server is not None else "http://127.0.0.1:1"
         return ClickhouseSettings(
-            **{"url": url, "database": self.database, "timeout": Duration(60.0), **changes}
+            **{"url": url, "database": self.database, "timeout": Duration(60.0), **self.defaults, **changes}
         )
 
     def store(self, **changes: Any) -> ClickhouseStore:

@@ -64,6 +64,7 @@ EXPORTED = [
     "hookimpl",
     "label",
     "padding",
+    "stack",
     "struct",
     "timestamp",
 ]
@@ -334,22 +335,25 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Root, and short-lived: no configuration, no plugin, no sink.
         (
             "loader",
-            "errors kernel ipc schema layout spec protocol bpfleet_bpf bcc"
+            "errors kernel ipc schema events layout spec protocol bpfleet_bpf bcc"
             " bpf_object btf elf attach_points checked_bytes",
         ),
         # No privileges: reads by fd, and can neither compile nor load.
         (
             "worker",
             "bpfleet errors kernel ipc schema layout settings spec protocol"
-            " wire reading config identity plugins checking numpy msgspec",
+            " wire reading draining symbols config identity plugins checking numpy msgspec",
         ),
         ("reading", "errors kernel schema layout wire numpy"),
+        ("draining", "events kernel layout protocol reading numpy"),
+        ("symbols", "kernel numpy"),
         # Needs no kernel: an aggregator uses it too.
         ("wire", "errors layout schema msgpack msgspec numpy zstandard"),
         ("views", "errors wire msgspec numpy rich"),
         # Plain data, for plugins, tests and documentation.
         ("errors", ""),
         ("schema", "errors"),
+        ("events", "layout schema"),
         ("layout", "schema"),
         ("settings", "errors msgspec"),
         ("users", "errors"),
@@ -364,7 +368,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
             OBJECT_FILES,
             f"errors schema layout {OBJECT_FILES}",
         ),
-        ("schema_source", "errors schema layout bpf_object loader"),
+        ("schema_source", "errors schema events layout bpf_object loader"),
         ("kernel", ""),
         ("ipc", "msgpack"),
         ("identity", "errors wire"),
@@ -394,7 +398,7 @@ def test_only_the_command_line_imports_the_command_line() -> None:
         ("bcc", "loader"),
         ("click", "cli"),
         ("pluggy", "hooks plugins"),
-        ("numpy", "reading wire views worker"),
+        ("numpy", "draining reading symbols wire views worker"),
         ("zmq", "cli"),
     ],
 )

@@ -27,6 +27,7 @@ import bpfleet
 from agent_process import Agent, run
 from bpfleet import config, kernel, settings
 from bpfleet.cli import app
+from bpfleet.events import DRAINED
 from bpfleet.loader.__main__ import _READABLE
 from bpfleet.loader.snapshot_program import _WALKABLE
 from bpfleet.plugins import Plugins, State
@@ -36,6 +37,7 @@ from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
 from bpfleet.spec import Collector
 from bpfleet.stores import StoreSettings
 from bpfleet.worker.file_collectors import file_collector
+from bpfleet_aggregator import config as aggregator_config
 from bpfleet_aggregator.config import AggregatorSettings
 from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
 from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
@@ -187,6 +189,9 @@ def configurations(page: Path) -> list[str]:
 @every_page
 def test_every_configuration_shown_is_right(page: Path) -> None:
     for text in configurations(page):
+        if "[store." in text or "[aggregator]" in text:
+            aggregator_config.parse(text, page.name).store_type()
+            continue
         parsed = config.parse(text, page.name)
         for kind, tables in (("collectors", parsed.collectors), ("sinks", parsed.sinks)):
             for name, table in tables.items():
@@ -270,8 +275,8 @@ def test_every_command_has_an_example_and_its_exit_codes(name: str) -> None:
 
 @every_page
 def test_every_make_target_shown_exists(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for target in re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text()):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"(?:`|\$ )make ([a-z-]+)", page.read_text()):
         assert target in targets, target
 
 
@@ -481,6 +486,7 @@ def test_every_kind_of_map_has_a_row_that_says_whether_it_is_read() -> None:
         if how != "no":
             assert ("batch" in how) == (kind in _BATCH_TYPES)
             assert ("walk" in how) == (kind in _WALKABLE)
+            assert ("drain" in how) == (kind in DRAINED)
 
 
 # ---- troubleshooting

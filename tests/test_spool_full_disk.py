@@ -42,7 +42,9 @@ def fill_up(disk: Path) -> Path:
     return hog
 
 
-def take_until_full(spool: Spool, first: int = 1) -> int:
+def take_until_full(
+    spool: Spool, first: int = 1, *, said: str = "No space left|is full", remedy: str = "free some space"
+) -> int:
     """Spool records of 60 kB until it takes no more; the last that it took."""
     seq = first
 
@@ -51,9 +53,9 @@ def take_until_full(spool: Spool, first: int = 1) -> int:
         for seq in range(first, 1000):
             spool.take([large_frame(seq, 60)])
 
-    with pytest.raises(SinkFull, match=r"No space left|is full") as caught:
+    with pytest.raises(SinkFull, match=said) as caught:
         take()
-    assert "free some space" in caught.value.remedy
+    assert remedy in caught.value.remedy
     return seq - 1
 
 
@@ -215,12 +217,7 @@ def test_an_io_error_is_not_now_loses_nothing_and_is_over_when_the_disk_is_mende
     place, below = failing
     spool = open_spool(place / "spool", size=48 << 20, sync_interval=0.0)
     try:
-        last = 0
-        with pytest.raises(SinkFull, match="I/O error") as caught:
-            for seq in range(1, 700):
-                spool.take([large_frame(seq, 60)])
-                last = seq
-        assert "see dmesg" in caught.value.remedy
+        last = take_until_full(spool, said="I/O error", remedy="see dmesg")
         assert last > 50
         assert seqs(spool) == list(range(1, last + 1))
         spool.confirmed(20, spool.id)

@@ -15,6 +15,7 @@ from typing import Any
 
 from bpfleet.errors import BpfleetError
 from bpfleet.plugins import Listed, State, state_of
+from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.startup import Startup
 
 __all__ = ["Finding", "check", "list_plugins", "report"]
@@ -88,9 +89,12 @@ def _unused(one: Listed, startup: Startup) -> Finding:
 
 
 def _note(running: Any) -> str:
-    maps = getattr(running, "maps", ())
-    read = [f"{one.name} ({one.reader.method})" for one in maps if hasattr(one, "reader")]
-    return "maps: " + ", ".join(read) if read else str(getattr(running, "help", ""))
+    if not isinstance(running, RunningCollector):
+        return str(getattr(running, "help", ""))
+    read = [f"{one.name} ({one.reader.method})" for one in running.maps]
+    rungs = [f"{one.name} by {one.taken or 'none'}" for one in running.ladders]
+    said = {"maps": read, "alternatives": rungs}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in said.items() if names)
 
 
 def report(findings: Iterable[Finding], form: str) -> int:

@@ -11,12 +11,14 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 __all__ = [
     "F_LOCK",
     "MAP_TYPES",
+    "NESTING_TYPES",
     "MapInfo",
     "batch",
     "boottime_ns",
@@ -26,9 +28,14 @@ __all__ = [
     "is_locked",
     "link_create",
     "lookup",
+    "map_by_id",
     "map_info",
     "next_key",
+    "pop",
     "possible_cpus",
+    "program_by_id",
+    "program_maps",
+    "read_iterator",
     "run_iterator",
     "run_program",
     "update",
@@ -42,7 +49,8 @@ _syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_lon
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 15, 24, 28
-_ITER_CREATE = 33
+_PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID, _MAP_LOOKUP_AND_DELETE_ELEM, _ITER_CREATE = 13, 14, 21, 33
+_MOST_PROGRAM_MAPS = 64  # MAX_USED_MAPS
 
 F_LOCK = 4
 """Flag of lookups and updates: under the value's own lock."""
@@ -56,6 +64,10 @@ MAP_TYPES = tuple(
     """.split()  # noqa: SIM905 - a list of forty strings is no easier to read
 )
 """Names of `enum bpf_map_type`, by number."""
+
+
+NESTING_TYPES = ("array_of_maps", "hash_of_maps")
+"""Kinds whose values are ids of other maps."""
 
 
 @cache
@@ -109,6 +121,28 @@ def create_map(kind: int, key_size: int, value_size: int, max_entries: int, flag
     return bpf_call(_MAP_CREATE, _attributes("=5I52x", kind, key_size, value_size, max_entries, flags))
 
 
+def map_by_id(number: int) -> int:
+    """A new fd of the map of that id; takes CAP_SYS_ADMIN."""
+    return bpf_call(_MAP_GET_FD_BY_ID, _attributes("=III", number, 0, 0))
+
+
+def program_by_id(number: int) -> int:
+    """A new fd of the program of that id; takes CAP_SYS_ADMIN."""
+    return bpf_call(_PROG_GET_FD_BY_ID, _attributes("=III", number, 0, 0))
+
+
+def program_maps(fd: int) -> list[int]:
+    """Ids of the maps that a program uses, its sections of globals among them."""
+    numbers = ctypes.create_string_buffer(4 * _MOST_PROGRAM_MAPS)
+    # Before these two, struct bpf_prog_info has 52 bytes that are left out here.
+    info = ctypes.create_string_buffer(
+        struct.pack("=52xIQ16x", _MOST_PROGRAM_MAPS, ctypes.addressof(numbers)), 80
+    )
+    bpf_call(_OBJ_GET_INFO_BY_FD, _attributes("=IIQ", fd, len(info), ctypes.addressof(info)))
+    count: int = struct.unpack_from("=I", info.raw, 52)[0]
+    return list(struct.unpack_from(f"={min(count, _MOST_PROGRAM_MAPS)}I", numbers.raw))
+
+
 def map_info(fd: int) -> MapInfo:
     """Ask the kernel what map `fd` is."""
     info = ctypes.create_string_buffer(40)
@@ -127,11 +161,27 @@ def run_program(fd: int) -> int:
 
 def run_iterator(link: int) -> None:
     """Run an attached `SEC("iter/…")` program over all its objects once; what it prints is thrown away."""
+    for _ in _iterate(link):
+        pass
+
+
+def read_iterator(link: int, most: int) -> tuple[bytes, int]:
+    """The same, and what it wrote: of more than `most` bytes the first; and how many there were."""
+    pieces: list[bytes] = []
+    size = 0
+    for piece in _iterate(link):
+        if size < most:
+            pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)[:most], size
+
+
+def _iterate(link: int) -> Iterator[bytes]:
     iterator = bpf_call(_ITER_CREATE, _attributes("=II", link, 0))
     try:
         # Each read goes on until the program has printed a buffer full, or the objects are at their end.
-        while os.read(iterator, 1 << 16):
-            pass
+        while piece := os.read(iterator, 1 << 16):
+            yield piece
     finally:
         os.close(iterator)
 
@@ -174,6 +224,17 @@ def update(fd: int, key: int, value: int, flags: int = 0) -> None:
 def delete(fd: int, key: int) -> None:
     """Delete the key at address `key`."""
     bpf_call(_MAP_DELETE_ELEM, _attributes("=I4xQQQ", fd, key, 0, 0))
+
+
+def pop(fd: int, value: int) -> bool:
+    """Take a value out of a queue or stack, to address `value`; False where it is empty."""
+    try:
+        bpf_call(_MAP_LOOKUP_AND_DELETE_ELEM, _attributes("=I4xQQQ", fd, 0, value, 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
 
 
 def next_key(fd: int, key: int, following: int) -> bool:

@@ -1,6 +1,6 @@
 """What worker, supervisor and loader say to each other: plain data, with fds beside it.
 
-    worker → supervisor   Load …, Seal, Grow …
+    worker → supervisor   Load …, Seal, Grow …, OpenInner …
     supervisor → loader   Load or Grow (+ the map's fd)
     loader → supervisor   Loaded or Failed (+ fds)        supervisor → worker   the same
 
@@ -16,7 +16,25 @@ import msgspec
 from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
 
-__all__ = ["Failed", "Grow", "Load", "Loaded", "LoadedMap", "LoadedProgram", "Seal", "plain", "typed"]
+__all__ = [
+    "Failed",
+    "Grow",
+    "Load",
+    "Loaded",
+    "LoadedLadder",
+    "LoadedMap",
+    "LoadedProgram",
+    "LoadedStacks",
+    "LoadedSymbols",
+    "OpenInner",
+    "Place",
+    "Seal",
+    "plain",
+    "typed",
+]
+
+Place = tuple[str, str, str, str, int]
+"""The fields of `bpfleet.spec.Attach`; without a kind, where the attach list or the section says."""
 
 
 class Message(msgspec.Struct, kw_only=True, tag_field="op"):
@@ -31,8 +49,9 @@ class Load(Message, kw_only=True, tag="load"):
     source: str
     maps: tuple[Map, ...] = ()
     words: dict[str, MapWords] = msgspec.field(default_factory=dict)
-    attach: tuple[tuple[str, str, str, str, int], ...] = ()
-    """The fields of `bpfleet.spec.Attach`."""
+    attach: tuple[Place, ...] = ()
+    ladders: dict[str, tuple[tuple[Place, ...], ...]] = msgspec.field(default_factory=dict)
+    """For each ladder its rungs, best first; a rung is one program or several."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""
     knobs: dict[str, int] = msgspec.field(default_factory=dict)
@@ -41,6 +60,8 @@ class Load(Message, kw_only=True, tag="load"):
     row_buffer: int = 64 << 20
     """The most bytes that one map's row buffer may take."""
     methods: tuple[str, ...] = ("mmap", "walk", "batch", "key")
+    perf_buffer: int = 256 << 10
+    """Bytes of each CPU's ring of a perf event array."""
     timeout: float = 30.0
     """Seconds that the loader may take."""
     attach_programs: bool = True
@@ -54,6 +75,14 @@ class Grow(Message, kw_only=True, tag="grow"):
     map: str
     rows: int
     """Rows that the new buffer has room for."""
+
+
+class OpenInner(Message, kw_only=True, tag="inner"):
+    """Open maps that a map of maps holds, by their ids."""
+
+    collector: str
+    map: str
+    ids: tuple[int, ...]
 
 
 class Seal(Message, kw_only=True, tag="seal"):
@@ -85,9 +114,45 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     rows_capacity: int = 0
     walk_refused: str = ""
     """Why there is no snapshot program, where there is none."""
+    iterator_fd: int | None = None
+    """Of local storage: the link of the iterator that goes through it."""
+    inner: tuple[int, int] | None = None
+    """Of a map of maps: where in the key the inner key begins, and that one's size; `value` is theirs."""
     failed_inserts_fd: int | None = None
     """The fd of the mmapable or readable array that counts this map's failed inserts."""
     failed_inserts_offset: int = 0
+    book_fd: int | None = None
+    """Of a drained map: the array where the worker keeps count (`bpfleet.draining.book`)."""
+    perf_fds: tuple[int, ...] = ()
+    """Of a perf event array: the events of the CPUs `perf_cpus`, each with a ring of `perf_bytes` bytes."""
+    perf_cpus: tuple[int, ...] = ()
+    perf_bytes: int = 0
+    perf_counts: bool = False
+    """Whether the kernel tells how many events a ring had no room for."""
+    event_type: str = ""
+    """How the layout of the events was found, in words."""
+
+
+class LoadedStacks(msgspec.Struct, kw_only=True):
+    """One map of stacks that fields of other maps name."""
+
+    name: str
+    fd: int
+    failed_inserts_fd: int | None = None
+    """As in `LoadedMap`: stacks that could not be kept."""
+    failed_inserts_offset: int = 0
+
+
+class LoadedSymbols(msgspec.Struct, kw_only=True):
+    """Fds to learn names of functions by; None where there is none, and `refused` says why."""
+
+    kernel_fd: int | None
+    """Of /proc/kallsyms."""
+    mappings_fd: int | None
+    """Link of the iterator over the executable mappings of processes …"""
+    wanted_fd: int | None
+    """… that this map has."""
+    refused: str
 
 
 class LoadedProgram(msgspec.Struct, kw_only=True):
@@ -100,6 +165,19 @@ class LoadedProgram(msgspec.Struct, kw_only=True):
     """Why it is not attached, where it should be."""
 
 
+class LoadedLadder(msgspec.Struct, kw_only=True):
+    """Which of a collector's alternatives was taken."""
+
+    name: str
+    taken: str
+    """Where its programs are attached, such as `fentry/do_exit`; "" where no rung could be had."""
+    rung: int
+    """Counted from 1; 0 where none."""
+    rungs: int
+    refused: tuple[str, ...]
+    """Why each better rung was not taken, in order."""
+
+
 class Loaded(Message, kw_only=True, tag="loaded"):
     """A collector is in the kernel and attached."""
 
@@ -110,6 +188,10 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     before_snapshot_fd: int | None = None
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
+    ladders: tuple[LoadedLadder, ...] = ()
+    stacks: tuple[LoadedStacks, ...] = ()
+    symbols: LoadedSymbols | None = None
+    """Where there are stacks."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

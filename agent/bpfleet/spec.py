@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # Only for type checkers: a loader, which needs specs, stays small without numpy.
     from bpfleet.wire import Frame
 
-__all__ = ["Attach", "Collector", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"]
+__all__ = ["Attach", "Collector", "Program", "Rung", "Sink", "SinkContext", "SinkType", "bcc", "core"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 
@@ -74,6 +74,11 @@ class Attach:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
 
 
+Rung = str | Attach | Sequence[str | Attach]
+"""One of a ladder's alternatives: a program by its name, a program in a place of its own, or several that are
+wanted together."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collector:
     """A named unit of telemetry: one program, the schema of its maps, its defaults.
@@ -83,7 +88,9 @@ class Collector:
     goes where its section's name (or bcc's own macro) says. `knobs` turns settings into the
     source's `const volatile` variables (bcc: `-D` macros). `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
-    first. With `attach_all` False a program that can't be attached is told of in `status` and costs itself;
+    first. `ladders` names alternatives of programs, best first (`{"exec": ("by_tp_btf", "by_kprobe")}`): the
+    first rung that this kernel loads and attaches is taken, programs of the others stay out of it.
+    With `attach_all` False a program that can't be attached is told of in `status` and costs itself;
     the collector fails only where none could be attached."""
 
     name: str
@@ -97,6 +104,7 @@ class Collector:
     before_snapshot: str | None = None
     attach_all: bool = True
     words: Mapping[str, MapWords] = field(default_factory=dict)
+    ladders: Mapping[str, Sequence[Rung]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

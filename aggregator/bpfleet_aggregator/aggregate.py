@@ -22,6 +22,7 @@ from bpfleet_aggregator.committer import Committer, Item, Marked, Outcome, Settl
 from bpfleet_aggregator.config import AggregatorSettings
 from bpfleet_aggregator.report import Counts, Report
 from bpfleet_aggregator.router import Arrived, Router
+from bpfleet_aggregator.schema_budget import OverBudget, SchemaBudget
 from bpfleet_aggregator.session import Session, Sessions
 
 __all__ = ["Aggregator"]
@@ -44,7 +45,7 @@ class Aggregator:
         self._settings, self._router, self._committer = settings, router, committer
         self._admission, self._report = admission, report
         self.sessions, self.counts = Sessions(), Counts()
-        self._checker = Checker(settings.max_size)
+        self._checker = Checker(settings.max_size, SchemaBudget(settings, committer.store))
         self._batch: list[Item] = []
         self._greeting: list[Session] = []
         self.in_flight = 0
@@ -191,6 +192,7 @@ class Aggregator:
         try:
             record = self._checker.record(session, frame)
         except WireError as error:
+            self.counts.over_budget += isinstance(error, OverBudget)
             self._refuse(session, seq, error.what)
             return
         size = len(frame)

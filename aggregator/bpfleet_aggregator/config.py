@@ -44,6 +44,14 @@ class AggregatorSettings(Settings, frozen=True, kw_only=True):
     """The longest record taken, as sent."""
     memory: Size = Size(256 << 20)
     """Records that are received and not yet stored take at most about this much."""
+    schemas: Annotated[int, msgspec.Meta(ge=1)] = 2000
+    """Different schemas that the store may come to have; records of a further one are refused."""
+    columns: Annotated[int, msgspec.Meta(ge=1)] = 40_000
+    """Of all these schemas together."""
+    agent_schemas: Annotated[int, msgspec.Meta(ge=1)] = 200
+    """Of those that one agent may be the first to come with, since the aggregator's start."""
+    agent_columns: Annotated[int, msgspec.Meta(ge=1)] = 4000
+    """Of the schemas of one agent together."""
     commit_interval: Duration = Duration(0.25)
     """A record waits at most this long for others to be stored with it."""
     commit_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5000

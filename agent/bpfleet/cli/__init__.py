@@ -19,6 +19,7 @@ __all__ = ["app", "main"]
 _COMMANDS = {
     "run": "Run the agent.",
     "once": "Load collectors, wait, print one snapshot of each, exit.",
+    "trace": "Show what programs print with bpf_printk.",
     "plugins": "List the plugins installed, and their states.",
     "check": "Check a configuration, its plugins and their programs.",
     "doctor": "Look for what this host lacks.",

@@ -9,19 +9,34 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfleet import kernel
 from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
-from bpfleet.ipc import Channel
+from bpfleet.events import DRAINED
+from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
+from bpfleet.loader.drained_maps import prepare_drained
+from bpfleet.loader.local_storage import HEADS, load_storage_iterator
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
+from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
 from bpfleet.loader.tracing_mounts import mount_privately
-from bpfleet.protocol import Failed, Grow, Load, Loaded, LoadedMap, LoadedProgram, plain, typed
+from bpfleet.protocol import (
+    Failed,
+    Grow,
+    Load,
+    Loaded,
+    LoadedMap,
+    LoadedProgram,
+    LoadedStacks,
+    plain,
+    typed,
+)
 from bpfleet.spec import Attach
 
 _MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
@@ -55,6 +70,10 @@ def main() -> int:
         defect = LoadError("the loader failed", where="loader", log=traceback.format_exc(limit=-4))
         reply, fds = Failed(collector=str(message.get("collector")), error=defect.to_plain()), _Fds()
     channel.send(plain(reply), fds.all)
+    if isinstance(reply, Loaded) and any(one.perf_fds for one in reply.maps):
+        # Perf rings are there only while somebody has them mapped: the supervisor says when it has.
+        with suppress(ChannelClosed):
+            channel.receive()
     return 0
 
 
@@ -62,11 +81,9 @@ def load(request: Load, fds: _Fds) -> Loaded:
     """Bring one collector into the kernel."""
     mount_privately()
     backend, compiled, layouts = _BACKENDS[request.kind](request)
-    maps = tuple(
-        _describe(compiled[name], request, key, value, compiled, fds)
-        for name, (key, value) in layouts.items()
-        if request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE
-    )
+    stacks = named_stack_maps(request.collector, layouts, compiled)
+    read = {name: layout for name, layout in layouts.items() if name not in stacks}
+    maps = tuple(_maps(request, read, compiled, fds))
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
@@ -78,9 +95,41 @@ def load(request: Load, fds: _Fds) -> Loaded:
         maps=maps,
         programs=programs,
         links=tuple(index for there in links.values() for index in there),
+        ladders=tuple(backend.ladders()),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
+        stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
+        symbols=open_symbols(fds.add) if stacks else None,
     )
+
+
+def _maps(
+    request: Load,
+    layouts: Mapping[str, tuple[Layout, Layout]],
+    compiled: Mapping[str, CompiledMap],
+    fds: _Fds,
+) -> Iterator[LoadedMap]:
+    """The maps that are read: all that are declared; where none is, those that can be."""
+    for name, (key, value) in layouts.items():
+        kind = kernel.map_info(compiled[name].fd).type_name
+        # bcc tells nothing of local storage but a key that it does not have.
+        if not request.maps and (kind not in _READABLE or key.size != HEADS.get(kind, key).size):
+            continue
+        try:
+            yield _describe(compiled[name], request, key, value, compiled, fds)
+        except UnsupportedError as error:
+            if request.maps:
+                raise
+            print(
+                f"bpfleet: collector {request.collector!r}: map {name!r} is not read: {error}",
+                file=sys.stderr,
+            )
+
+
+def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> LoadedStacks:
+    described = LoadedStacks(name=name, fd=fds.add(one.fd))
+    _find_failed_inserts(described, compiled, fds)
+    return described
 
 
 def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> LoadedMap:
@@ -93,19 +142,13 @@ def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> Lo
 
 
 _Opened = tuple[Backend, Mapping[str, CompiledMap], dict[str, tuple[Layout, Layout]]]
-_READABLE = frozenset(
-    [
-        "hash",
-        "lru_hash",
-        "array",
-        "percpu_hash",
-        "lru_percpu_hash",
-        "percpu_array",
-        "lpm_trie",
-        "cgroup_storage",
-        "percpu_cgroup_storage",
-    ]
-)
+_READABLE = {
+    *("hash", "lru_hash", "percpu_hash", "lru_percpu_hash", "array", "percpu_array", "lpm_trie"),
+    *("stack_trace", "cgroup_storage", "percpu_cgroup_storage"),
+    *kernel.NESTING_TYPES,
+    *HEADS,
+    *DRAINED,
+}
 
 
 def _open_core(request: Load) -> _Opened:
@@ -157,6 +200,8 @@ def _describe(
     fds: _Fds,
 ) -> LoadedMap:
     info = kernel.map_info(one.fd)
+    if info.type_name == "stack_trace" and not request.maps:
+        key, value = raw_layouts(info, key, value)
     described = LoadedMap(
         name=one.name,
         help=_help(request, one.name),
@@ -168,7 +213,16 @@ def _describe(
         key=key,
         value=value,
         fd=fds.add(one.fd),
+        inner=one.inner,
     )
+    if info.type_name in HEADS:
+        described.iterator_fd = fds.add(load_storage_iterator(one.fd, info))
+        return described
+    if info.type_name in DRAINED:
+        prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
+        described.event_type = _event_type(one, request)
+        _find_failed_inserts(described, compiled, fds)
+        return described
     if info.flags & _MMAPABLE and "mmap" in request.methods:
         return described
     if "walk" in request.methods:
@@ -179,6 +233,14 @@ def _describe(
             described.walk_refused = str(error)
     _find_failed_inserts(described, compiled, fds)
     return described
+
+
+def _event_type(one: CompiledMap, request: Load) -> str:
+    """How the layout of the map's events was found, in words."""
+    words = request.words.get(one.name)
+    if one.events is None or request.maps:
+        return ""
+    return words.event if words and words.event else one.events.guess(one.name).how
 
 
 def _help(request: Load, name: str) -> str:
@@ -194,7 +256,9 @@ def _take_walker(described: LoadedMap, walker: Walker, fds: _Fds) -> None:
     described.rows_capacity = walker.capacity
 
 
-def _find_failed_inserts(described: LoadedMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> None:
+def _find_failed_inserts(
+    described: LoadedMap | LoadedStacks, compiled: Mapping[str, CompiledMap], fds: _Fds
+) -> None:
     name = described.name + FAILED_INSERTS
     if name in compiled:
         described.failed_inserts_fd = fds.add(compiled[name].fd)

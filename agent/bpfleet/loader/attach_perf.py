@@ -13,7 +13,7 @@ from bpfleet.loader.libbpf import ProgramHandle, library
 from bpfleet.loader.linking import Links, link, refused
 from bpfleet.spec import Attach
 
-__all__ = ["attach_perf_event"]
+__all__ = ["attach_perf_event", "online_cpus", "open_perf_event"]
 
 # (enum perf_type_id, config) of linux/perf_event.h
 _EVENTS = {
@@ -48,7 +48,7 @@ def attach_perf_event(program: ProgramHandle, wanted: Attach) -> Links:
         )
     where = f"perf_event {wanted.target}"
     links: list[int] = []
-    for cpu in _online_cpus():
+    for cpu in online_cpus():
         try:
             sampler = _open(*event, wanted.frequency or _DEFAULT_FREQUENCY, cpu)
         except OSError as error:
@@ -70,6 +70,12 @@ def _open(kind: int, config: int, frequency: int, cpu: int) -> int:
     attributes = struct.pack(
         _ATTRIBUTES, kind, _ATTRIBUTES_SIZE, config, frequency, 0, 0, _BY_FREQUENCY
     ).ljust(_ATTRIBUTES_SIZE, b"\0")
+    return open_perf_event(attributes, cpu)
+
+
+def open_perf_event(attributes: bytes, cpu: int) -> int:
+    """perf_event_open(2) of all processes on one CPU; `attributes` are a `struct perf_event_attr`. Raises
+    OSError."""
     number = _NUMBERS[platform.machine()]
     fd: int = _syscall(number, ctypes.c_char_p(attributes), -1, cpu, -1, _CLOEXEC)
     if fd < 0:
@@ -78,7 +84,8 @@ def _open(kind: int, config: int, frequency: int, cpu: int) -> int:
     return fd
 
 
-def _online_cpus() -> list[int]:
+def online_cpus() -> list[int]:
+    """The CPUs that are online now."""
     found: list[int] = []
     for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
         first, _, last = part.partition("-")

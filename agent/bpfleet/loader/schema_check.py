@@ -7,8 +7,10 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from bpfleet.errors import SchemaMismatch
-from bpfleet.layout import Layout, Leaf, declared, differences, table
+from bpfleet.events import DRAINED, our_columns
+from bpfleet.layout import Layout, Leaf, declared, differences, sized, table
 from bpfleet.loader.backend import CompiledMap
+from bpfleet.loader.event_layouts import declared_events, drained_layouts, refuse_growing
 from bpfleet.schema import FieldWords, Fold, Map, MapWords, Meaning
 
 __all__ = ["FAILED_INSERTS", "check_schema", "derived_maps"]
@@ -38,10 +40,18 @@ def derived_maps(
     for name, one in compiled.items():
         if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
             continue
-        key = one.key or _by_size(one.sizes[0])
-        value = one.value or _by_size(one.sizes[1])
-        leaves = tuple(_summed(leaf) for leaf in value.leaves if not leaf.name.endswith(FAILED_INSERTS))
-        if leaves and (key.size or one.key is not None):
+        said = words.get(name) or MapWords()
+        if one.own and name not in words:
+            continue
+        if one.events is not None:
+            found[name] = drained_layouts(f"{collector}, map {name!r}", one, said)
+            continue
+        key = one.key or sized(one.sizes[0])
+        value = one.value or sized(one.sizes[1])
+        leaves = tuple(_summed(leaf) for leaf in value.leaves if not _is_not_read(name, leaf.name))
+        if leaves and one.kind in DRAINED:
+            found[name] = our_columns(one.kind, raw=False), Layout(value.size, leaves)
+        elif leaves and (key.size or one.key is not None):
             found[name] = key, Layout(value.size, leaves)
     for name, said in words.items():
         if name not in compiled:
@@ -50,7 +60,15 @@ def derived_maps(
             found.pop(name, None)
         elif name in found:
             found[name] = _told(f"{collector}, map {name!r}", *found[name], said)
+            if compiled[name].kind in DRAINED:
+                refuse_growing(f"words for collector {collector}, map {name!r}", name, found[name][1].leaves)
     return found
+
+
+def _is_not_read(section: str, name: str) -> bool:
+    """Counts of failed inserts are told as losses; a global called `unused` only keeps a type in the
+    object."""
+    return name.endswith(FAILED_INSERTS) or (section.startswith(".") and name.startswith("unused"))
 
 
 def _summed(leaf: Leaf) -> Leaf:
@@ -81,6 +99,8 @@ def _worded(leaf: Leaf, words: FieldWords | None) -> Leaf:
         unit=words.unit,
         help=words.help,
         fold=words.fold or leaf.fold,
+        stack=words.stack,
+        process=words.process,
     )
 
 
@@ -93,14 +113,6 @@ def _nothing_of(where: str, what: str, name: str, known: Iterable[str]) -> Schem
     )
 
 
-def _by_size(size: int) -> Layout:
-    """A number where it may be one, else bytes; nothing for nothing."""
-    if not size:
-        return Layout(0, ())
-    number = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}.get(size)
-    return Layout(size, (Leaf("", 0, number) if number else Leaf("", 0, "bytes", size),))
-
-
 def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tuple[Layout, Layout]:
     where = f"collector {collector!r}, map {spec.name!r}"
     made = compiled.get(spec.name)
@@ -110,6 +122,10 @@ def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tu
             where=where,
             remedy=f"the program's maps are: {', '.join(sorted(compiled)) or 'none'}",
         )
+    if made.kind in DRAINED:
+        refuse_growing(where, spec.name, spec.value)
+    if made.events is not None:
+        return declared_events(where, spec, made)
     if made.key is None or made.value is None:
         raise SchemaMismatch(
             f"the object does not tell the types of map {spec.name!r}, so its schema can't be checked",
@@ -128,7 +144,7 @@ def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tu
             log=_both("key", key, made.key) + _both("value", value, made.value),
             remedy="change the schema or the C struct, so that both say the same",
         )
-    return key, value
+    return (our_columns(made.kind, raw=False), value) if made.kind in DRAINED else (key, value)
 
 
 def _globals(where: str, wanted: Layout, section: Layout) -> Layout:

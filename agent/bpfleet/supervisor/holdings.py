@@ -6,6 +6,7 @@ While a holding lives, its programs stay attached and its maps keep their counts
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 from collections.abc import Iterable
@@ -38,6 +39,8 @@ class Holding:
     digest: str
     answer: dict[str, Any]
     fds: list[int]
+    rings: list[mmap.mmap]
+    """Perf rings live only while somebody has them mapped: we have, whatever becomes of workers."""
 
 
 @dataclass
@@ -56,7 +59,12 @@ class Holdings:
     def take(self, request: dict[str, Any], answer: dict[str, Any], fds: list[int]) -> None:
         """Hold what a loader gave; what was held under this name goes."""
         self.release([request["collector"]])
-        self._held[request["collector"]] = Holding(digest(request), answer, fds)
+        rings = [
+            mmap.mmap(fds[index], mmap.PAGESIZE + one["perf_bytes"], mmap.MAP_SHARED)
+            for one in answer["maps"]
+            for index in one["perf_fds"]
+        ]
+        self._held[request["collector"]] = Holding(digest(request), answer, fds, rings)
 
     def map_of(self, collector: str, name: str) -> tuple[dict[str, Any], int] | None:
         """A held map's description and fd."""
@@ -86,4 +94,6 @@ class Holdings:
         for name in list(collectors):
             held = self._held.pop(name, None)
             if held is not None:
+                for ring in held.rings:
+                    ring.close()
                 close_all(held.fds)

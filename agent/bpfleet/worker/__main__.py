@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfleet.config import Config, parse
+from bpfleet.draining.drainer import Drainer
 from bpfleet.errors import BpfleetError, ConfigError, ReadError
 from bpfleet.identity import origin as identity
 from bpfleet.ipc import Channel, ChannelClosed
@@ -26,6 +27,8 @@ from bpfleet.wire import Origin, Status, encode_status
 from bpfleet.worker import status
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.delivery import Delivery
+from bpfleet.worker.early_drains import EarlyDrains
+from bpfleet.worker.inner_maps import InnerMapOpener
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.startup import Startup, Stopped
 from bpfleet.worker.tick import tick
@@ -40,6 +43,7 @@ class Worker:
         self.options = start["options"]
         self.channel, self.ledger, self.run_id = channel, ledger, start["run"]
         self.once = self.options["mode"] == "once"
+        self.tracing = self.options["mode"] == "trace"
         if self.once:
             # `once | head`: that the reader has gone is no news.
             logging.getLogger("bpfleet.sink").setLevel(logging.ERROR)
@@ -53,16 +57,19 @@ class Worker:
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
         self.collectors: list[RunningCollector] = startup.collectors()
-        self._tell_of_idleness()
+        InnerMapOpener(channel, self._take).serve(self.collectors)
+        if not self.tracing:
+            self._tell_of_idleness()
 
     def main(self) -> int:
         """Tick until the time is over or somebody says stop; returns the exit code."""
-        if not self.once:
+        if not (self.once or self.tracing):
             self._send_status()
-        if self.collectors or not self.once:
+        if self.collectors or not (self.once or self.tracing):
             self._loop()
+            self._last_events()
         left = self._drain()
-        if not self.once:
+        if not (self.once or self.tracing):
             return 0
         errors = [one.error for one in self.absent if one.error is not None]
         if any(isinstance(error, ConfigError) for error in errors):
@@ -84,15 +91,18 @@ class Worker:
         began = time.monotonic()
         end = began + (self.options.get("duration") or float("inf"))
         first = self.options["after"] if self.once else 0.0
-        due = {one.name: began + first for one in self.collectors}
+        # `trace` only keeps programs where they are.
+        due = {} if self.tracing else {one.name: began + first for one in self.collectors}
         status_due = began + self.config.agent.status_interval
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wakeup, select.POLLIN)
+        drains = EarlyDrains(self.collectors, poll)
         while True:
+            drains.run()
             now = time.monotonic()
             for one in self.collectors:
-                if now >= due[one.name]:
+                if now >= due.get(one.name, end):
                     self._tick(one)
                     # On the grid of its interval; ticks that could not be made are left out, not made up for.
                     missed = (time.monotonic() - due[one.name]) // one.interval
@@ -105,8 +115,10 @@ class Worker:
                 status_due = now + self.config.agent.status_interval
             if now >= end or (self.sinks and all(sink.gone for sink in self.sinks)):
                 return
-            following = min([*due.values(), status_due, end])
+            following = min([*due.values(), status_due, end, drains.due])
             for fd, _ in poll.poll(max(0.0, following - time.monotonic()) * 1000 + 1):
+                if drains.woken(fd):
+                    continue
                 if fd == self.wakeup.fileno() or not self._message():
                     return
 
@@ -132,6 +144,12 @@ class Worker:
             self.changed.set()
         self._ask_for_room(one)
 
+    def _last_events(self) -> None:
+        """What was taken out of a map since its last snapshot would be lost with us."""
+        for one in self.collectors:
+            if not self.once and any(isinstance(each.reader, Drainer) for each in one.maps):
+                self._tick(one)
+
     def _ask_for_room(self, one: RunningCollector) -> None:
         """Larger row buffers are made by a loader; meanwhile the map is read in batches."""
         for running in one.maps:
@@ -146,6 +164,10 @@ class Worker:
             message, fds = self.channel.receive()
         except ChannelClosed:
             return False
+        self._take(message, fds)
+        return True
+
+    def _take(self, message: dict[str, Any], fds: list[int]) -> None:
         if message["op"] == "failed":
             log.error("%s", BpfleetError.from_plain(message["error"]))
         for one in self.collectors:
@@ -153,7 +175,6 @@ class Worker:
                 program, rows, counters = fds
                 one.fds += fds
                 one.use_larger_buffer(message["map"], WalkFds(program, rows, counters, message["capacity"]))
-        return True
 
     def _send_status(self) -> None:
         seq = self.ledger.next_seq
@@ -191,7 +212,7 @@ class Worker:
 def _configuration(start: dict[str, Any]) -> Config:
     config = parse(start["config_text"], start["config_path"])
     options = start["options"]
-    if options["mode"] != "once":
+    if options["mode"] not in ("once", "trace"):
         return config
     wanted: Sequence[str] = options["collectors"]
     named = wanted or list(config.collectors)
@@ -200,7 +221,7 @@ def _configuration(start: dict[str, Any]) -> Config:
         collectors={name: dict(config.collectors.get(name, {})) | {"enabled": True} for name in named},
         from_command_line=[name for name in named if name not in config.collectors],
         only=wanted or None,
-        sinks={"stdout": {"format": options["format"]}},
+        sinks={"stdout": {"format": options["format"]}} if options["mode"] == "once" else {},
     )
 
 

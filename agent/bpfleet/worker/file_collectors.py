@@ -15,7 +15,7 @@ import msgspec
 from bpfleet.errors import ConfigError
 from bpfleet.schema import FieldWords, Fold, MapWords, Meaning
 from bpfleet.settings import Settings, convert
-from bpfleet.spec import Attach, Collector, core
+from bpfleet.spec import Attach, Collector, Rung, core
 
 __all__ = ["file_collector", "files_in", "words_file"]
 
@@ -28,11 +28,15 @@ class _Field(Settings, frozen=True, kw_only=True):
     help: str = ""
     fold: Fold | None = None
     name: str = ""
+    stack: str = ""
+    process: str = ""
 
 
 class _Map(Settings, frozen=True, kw_only=True):
     help: str = ""
     read: bool = True
+    event: str = ""
+    size: int = 0
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
 
 
@@ -44,6 +48,9 @@ class _Attach(Settings, frozen=True, kw_only=True):
     frequency: int = 0
 
 
+_Rung = str | _Attach | tuple[str | _Attach, ...]
+
+
 class _File(Settings, frozen=True, kw_only=True):
     help: str = ""
     version: str = ""
@@ -51,6 +58,7 @@ class _File(Settings, frozen=True, kw_only=True):
     before_snapshot: str | None = None
     knobs: dict[str, int] = msgspec.field(default_factory=dict)
     attach: tuple[_Attach, ...] = ()
+    ladders: dict[str, tuple[_Rung, ...]] = msgspec.field(default_factory=dict)
     maps: dict[str, _Map] = msgspec.field(default_factory=dict)
 
 
@@ -91,12 +99,23 @@ def file_collector(path: Path) -> Collector:
         version=said.version,
         help=said.help or f"maps of {path}",
         program=core(path),
-        attach=tuple(Attach(*msgspec.structs.astuple(one)) for one in said.attach),
+        attach=tuple(map(_place, said.attach)),
+        ladders={name: tuple(map(_rung, rungs)) for name, rungs in said.ladders.items()},
         attach_all=said.attach_all,
         before_snapshot=said.before_snapshot,
         knobs=(lambda settings: said.knobs) if said.knobs else None,
         words=_words(said.maps),
     )
+
+
+def _place(one: _Attach) -> Attach:
+    return Attach(*msgspec.structs.astuple(one))
+
+
+def _rung(one: _Rung) -> Rung:
+    if isinstance(one, tuple):
+        return tuple(part if isinstance(part, str) else _place(part) for part in one)
+    return one if isinstance(one, str) else _place(one)
 
 
 def _name(path: Path) -> str:
@@ -125,8 +144,12 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
         name: MapWords(
             one.help,
             one.read,
+            one.event,
+            one.size,
             {
-                field: FieldWords(said.name, said.meaning, said.unit, said.help, said.fold)
+                field: FieldWords(
+                    said.name, said.meaning, said.unit, said.help, said.fold, said.stack, said.process
+                )
                 for field, said in one.fields.items()
             },
         )

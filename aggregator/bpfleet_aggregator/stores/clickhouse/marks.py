@@ -9,6 +9,9 @@ the agent sends again what is stored, and it collapses with what is there (see `
 do.
 - An agent that moves to another aggregator is told the mark of that moment. The one that it left may still be
   writing an older batch: rows that come twice are the same rows, and its marks are not above what it wrote.
+- A replica that lags tells an older mark, which is as one that is missing. So nothing waits for it: neither
+  sequential consistency nor quorum inserts one by one are needed for what is stored to be stored once.
+- Over several shards the marks of an agent are on the shard where its rows are.
 """
 
 from __future__ import annotations
@@ -27,9 +30,7 @@ __all__ = ["columns_of", "read_marks"]
 _ASKED_AT_ONCE = 500
 
 
-def read_marks(
-    server: Server, table: str, spools: Sequence[tuple[str, str]], settings: Mapping[str, object]
-) -> list[int]:
+def read_marks(server: Server, table: str, spools: Sequence[tuple[str, str]]) -> list[int]:
     """The mark of each (agent, spool), 0 where there is none."""
     found: dict[tuple[str, str], int] = {}
     for begin in range(0, len(spools), _ASKED_AT_ONCE):
@@ -38,7 +39,7 @@ def read_marks(
             f"SELECT agent, spool, max(seq) AS mark FROM {table} WHERE (agent, spool) IN ({some})"
             " GROUP BY agent, spool"
         )
-        for row in rows_of(server, asked, settings):
+        for row in rows_of(server, asked):
             found[str(row["agent"]), str(row["spool"])] = int(str(row["mark"]))
     return [found.get(spool, 0) for spool in spools]
 
