@@ -445,7 +445,10 @@ class Anything(RuleBasedStateMachine):
         assert [seq for _, seq in here] == sorted(seq for _, seq in here), "seq goes on over runs here"
         assert self.taken.keys() - self.forgotten <= self._accounted_for()
         for item, record in zip(found, held, strict=True):
+            if item.schema:
+                assert self.spool.schema(item.schema, self.spool.id) == COUNTS_FRAME.data
             if not isinstance(record, Gap):
+                assert item.schema
                 meant = (record.origin.run, record.seq)  # type: ignore[union-attr]
                 assert self.given.setdefault(item.seq, meant) == meant, "a number was given twice"
         for one in gaps(self.spool):
