@@ -21,8 +21,9 @@ from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.drained_maps import prepare_drained
-from bpfleet.loader.local_storage import HEADS, load_storage_iterator
+from bpfleet.loader.local_storage import load_storage_iterator
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
+from bpfleet.loader.seen_layouts import HEADS
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
 from bpfleet.loader.tracing_mounts import mount_privately
