@@ -9,10 +9,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -61,6 +62,13 @@ def free_port() -> int:
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder for servers: each insert makes dozens of small files, which a disk is slow to delete."""
+    with TemporaryDirectory(prefix="bpfleet-test-", dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
