@@ -55,13 +55,19 @@ _USERS = """<yandex>
 </yandex>"""
 
 
+_given: set[int] = set()
+"""Ports that somebody here means to use."""
+
+
 def free_port() -> int:
     """A port that nobody listens on now, and that no connection is given while its server is down."""
     while True:
         port = random.randrange(20_000, 32_000)  # the kernel gives connections those from 32768 on
         with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                listener.bind(("127.0.0.1", port))
+                _given.add(port)
+                return port
 
 
 @contextmanager
@@ -121,7 +127,7 @@ class ServerProcess:
                 raise AssertionError(
                     f"clickhouse-server ended: {(self.folder / 'errors.log').read_text()[-2000:]}"
                 )
-            if self._answers(process.pid):
+            if self._answers(process.pid) and process.poll() is None:
                 return
             time.sleep(0.05)
         raise AssertionError("clickhouse-server does not answer")
