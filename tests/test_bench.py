@@ -116,6 +116,14 @@ def test_delay_counts_sleeps_while_each_method_reads(tmp_path: Path) -> None:
     assert [row["reads"] > 0 for row in rows] == [False, True, True, True]
 
 
+def test_draining_gives_rates_for_us_and_for_callbacks(tmp_path: Path) -> None:
+    for rows in results("draining", tmp_path):
+        names = [row["name"].partition(",")[0] for row in rows]
+        assert names == ["bpfleet", "C", "Python", "bcc"]
+        assert rows[1]["ratio_to_c"] == 1.0
+        assert all(0 < row["min_ns"] <= row["median_ns"] <= row["max_ns"] for row in rows)
+
+
 def test_a_tick_is_timed_with_all_of_its_rows_in_frames(tmp_path: Path) -> None:
     [rows] = results("tick", tmp_path)
     assert {(row["rows"], row["method"]) for row in rows} == {

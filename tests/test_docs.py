@@ -8,7 +8,6 @@ import itertools
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -534,17 +533,6 @@ def test_many_messages_are_explained() -> None:
 def test_the_changelog_has_this_version_on_top() -> None:
     versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == bpfleet.__version__
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    text = (ROOT / "etc" / "bpfleet.service").read_text()
-    program = re.search(r"^ExecStart=(\S+) run", text, re.MULTILINE)
-    assert program is not None
-    unit = tmp_path / "bpfleet.service"
-    unit.write_text(text.replace(program.group(1), str(Path(sys.executable).with_name("bpfleet"))))
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 CAPABILITIES = re.compile(r"^CapabilityBoundingSet=(.+)$", re.MULTILINE)

@@ -6,20 +6,31 @@ A spec needs no kernel. What has been brought into the kernel is `bpfleet.protoc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpfleet.errors import BpfleetError, ConfigError
-from bpfleet.schema import Map, MapWords
+from bpfleet.schema import Field, Map, MapWords, Meaning
 from bpfleet.settings import CollectorSettings, SinkSettings
 
 if TYPE_CHECKING:
     # Only for type checkers: a loader, which needs specs, stays small without numpy.
     from bpfleet.wire import Frame
 
-__all__ = ["Attach", "Collector", "Program", "Rung", "Sink", "SinkContext", "SinkType", "bcc", "core"]
+__all__ = [
+    "Attach",
+    "Collector",
+    "Decoder",
+    "Program",
+    "Rung",
+    "Sink",
+    "SinkContext",
+    "SinkType",
+    "bcc",
+    "core",
+]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 
@@ -115,6 +126,30 @@ class Collector:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """A named column → column function: what is made of a field that names it (`decode="errno"`).
+
+    `decode` takes a numpy array, one element for each row (values that are there several times may be given
+    once), and returns one of the same length that fits `ctype`. It runs in the worker, in the middle
+    of a tick: it must be quick, and has no rights."""
+
+    name: str
+    help: str
+    ctype: str
+    """As a field's: `char[16]`, `u32`, …"""
+    decode: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ConfigError(
+                f"a decoder is named {self.name!r}",
+                where="Decoder(name=…)",
+                remedy="use lower-case letters, digits and _, starting with a letter",
+            )
+        Field(self.name.replace("-", "_"), self.ctype, Meaning.LABEL)
+
+
 class Sink(Protocol):
     """Takes records. Its methods run in one thread of its own, never concurrently.
 
@@ -169,3 +204,6 @@ class SinkType:
     help: str
     open: Callable[[Any, SinkContext], Sink]
     settings: type[SinkSettings] = SinkSettings
+    check: Callable[[Any, SinkContext], Iterable[BpfleetError]] | None = None
+    """What would keep a sink from working, for `bpfleet check`: looked at as the user that it runs as, while
+    an agent may have it open; it takes, makes and changes nothing."""

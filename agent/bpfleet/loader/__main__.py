@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.drained_maps import prepare_drained
+from bpfleet.loader.local_storage import HEADS, load_storage_iterator
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
@@ -33,7 +34,6 @@ from bpfleet.protocol import (
     LoadedMap,
     LoadedProgram,
     LoadedStacks,
-    LoadedSymbols,
     plain,
     typed,
 )
@@ -82,11 +82,8 @@ def load(request: Load, fds: _Fds) -> Loaded:
     mount_privately()
     backend, compiled, layouts = _BACKENDS[request.kind](request)
     stacks = named_stack_maps(request.collector, layouts, compiled)
-    maps = tuple(
-        _describe(compiled[name], request, key, value, compiled, fds)
-        for name, (key, value) in layouts.items()
-        if name not in stacks and (request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE)
-    )
+    read = {name: layout for name, layout in layouts.items() if name not in stacks}
+    maps = tuple(_maps(request, read, compiled, fds))
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
@@ -102,24 +99,37 @@ def load(request: Load, fds: _Fds) -> Loaded:
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
         stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
-        symbols=_symbols(fds) if stacks else None,
+        symbols=open_symbols(fds.add) if stacks else None,
     )
+
+
+def _maps(
+    request: Load,
+    layouts: Mapping[str, tuple[Layout, Layout]],
+    compiled: Mapping[str, CompiledMap],
+    fds: _Fds,
+) -> Iterator[LoadedMap]:
+    """The maps that are read: all that are declared; where none is, those that can be."""
+    for name, (key, value) in layouts.items():
+        kind = kernel.map_info(compiled[name].fd).type_name
+        # bcc tells nothing of local storage but a key that it does not have.
+        if not request.maps and (kind not in _READABLE or key.size != HEADS.get(kind, key).size):
+            continue
+        try:
+            yield _describe(compiled[name], request, key, value, compiled, fds)
+        except UnsupportedError as error:
+            if request.maps:
+                raise
+            print(
+                f"bpfleet: collector {request.collector!r}: map {name!r} is not read: {error}",
+                file=sys.stderr,
+            )
 
 
 def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> LoadedStacks:
     described = LoadedStacks(name=name, fd=fds.add(one.fd))
     _find_failed_inserts(described, compiled, fds)
     return described
-
-
-def _symbols(fds: _Fds) -> LoadedSymbols:
-    opened = open_symbols()
-    kernel_fd, mappings_fd, wanted_fd = (
-        None if fd is None else fds.add(fd) for fd in (opened.kernel, opened.mappings, opened.wanted)
-    )
-    return LoadedSymbols(
-        kernel_fd=kernel_fd, mappings_fd=mappings_fd, wanted_fd=wanted_fd, refused=opened.refused
-    )
 
 
 def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> LoadedMap:
@@ -132,21 +142,13 @@ def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> Lo
 
 
 _Opened = tuple[Backend, Mapping[str, CompiledMap], dict[str, tuple[Layout, Layout]]]
-_READABLE = frozenset(
-    [
-        "hash",
-        "lru_hash",
-        "array",
-        "percpu_hash",
-        "lru_percpu_hash",
-        "percpu_array",
-        "lpm_trie",
-        "stack_trace",
-        "cgroup_storage",
-        "percpu_cgroup_storage",
-        *DRAINED,
-    ]
-)
+_READABLE = {
+    *("hash", "lru_hash", "percpu_hash", "lru_percpu_hash", "array", "percpu_array", "lpm_trie"),
+    *("stack_trace", "cgroup_storage", "percpu_cgroup_storage"),
+    *kernel.NESTING_TYPES,
+    *HEADS,
+    *DRAINED,
+}
 
 
 def _open_core(request: Load) -> _Opened:
@@ -211,7 +213,11 @@ def _describe(
         key=key,
         value=value,
         fd=fds.add(one.fd),
+        inner=one.inner,
     )
+    if info.type_name in HEADS:
+        described.iterator_fd = fds.add(load_storage_iterator(one.fd, info))
+        return described
     if info.type_name in DRAINED:
         prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
         described.event_type = _event_type(one, request)

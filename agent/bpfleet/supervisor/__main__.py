@@ -22,6 +22,7 @@ from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import ChannelClosed, close_all
 from bpfleet.kernel import boottime_ns
 from bpfleet.supervisor.holdings import Holdings
+from bpfleet.supervisor.inner_maps import open_inner
 from bpfleet.supervisor.launch import Child, ending, start_worker
 from bpfleet.supervisor.loading import Job, Loaders, failed
 from bpfleet.supervisor.privileges import require_capabilities, worker_user
@@ -192,6 +193,10 @@ class Supervisor:
             self.holdings.keep_only([str(name) for name in message["collectors"]])
         elif operation == "load":
             self._load(message)
+        elif operation == "inner":
+            answer, fds = open_inner(self.holdings, message)
+            self._send(answer, fds)
+            close_all(fds)
         elif operation == "grow":
             message = {"op": "grow", **{key: message[key] for key in ("collector", "map", "rows")}}
             self.loaders.ask(message)

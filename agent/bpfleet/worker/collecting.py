@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,19 +11,26 @@ from bpfleet.draining.drainer import Drainer
 from bpfleet.draining.opening import open_drainer
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
+from bpfleet.layout import unnested
 from bpfleet.plugins import State
 from bpfleet.protocol import Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
 from bpfleet.reading.columns import Read
+from bpfleet.reading.inner_maps import InnerMaps
+from bpfleet.reading.iterated import IteratedMap
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Attach, Collector, Rung
+from bpfleet.spec import Attach, Collector, Decoder, Rung
 from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
 from bpfleet.worker.counters import Counter
+from bpfleet.worker.decoding import DecodedColumn, decoded_columns
 from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, running_stacks
 from bpfleet.worker.stacks import STACK
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
+
+
+Reader = MapReader | InnerMaps | IteratedMap | Drainer
 
 
 @dataclass
@@ -48,10 +55,11 @@ class RunningMap:
     """One map of a running collector."""
 
     name: str
-    reader: MapReader | Drainer
+    reader: Reader
     schema: Schema
     schema_frame: Frame
     failed_inserts: Counter | None
+    decoded: list[DecodedColumn] = field(default_factory=list)
     stacks: RunningStacks | None = None
     cost: Cost = field(default_factory=Cost)
     growing: bool = False
@@ -61,11 +69,18 @@ class RunningMap:
     def tables(self, read: Read) -> Iterator[Table]:
         """What is to be told of a read: first the stacks that its rows name, then the rows."""
         losses = self.losses(read)
+        columns = list(read.columns)
+        for one in self.decoded:
+            made, failed = one.make(read.columns)
+            columns.append(made)
+            if failed:
+                losses["not_decoded"] = losses.get("not_decoded", 0) + failed
         if self.stacks is not None:
             stacks, named = self.stacks.table(read)
             yield stacks
-            read = replace(read, columns=[*read.columns, named])
-        yield Table(self.schema, self.schema_frame, read, self.reader.info.max_entries, losses)
+            columns.append(named)
+        read = replace(read, columns=columns)
+        yield Table(self.schema, self.schema_frame, read, self.reader.max_entries, losses)
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
@@ -108,12 +123,17 @@ class RunningCollector:
 
     @staticmethod
     def of(
-        spec: Collector, settings: CollectorSettings, interval: float, loaded: Loaded, fds: list[int]
+        spec: Collector,
+        settings: CollectorSettings,
+        interval: float,
+        loaded: Loaded,
+        fds: list[int],
+        decoders: Mapping[str, Decoder],
     ) -> RunningCollector:
         """Open readers over the fds that came with `loaded`; raises ReadError where a map can't be read."""
         try:
             naming = open_naming(spec.name, loaded, fds)
-            maps = [_running_map(spec, settings, one, loaded, naming, fds) for one in loaded.maps]
+            maps = [_running_map(spec, settings, one, loaded, naming, fds, decoders) for one in loaded.maps]
         except OSError as error:
             raise LoadError(
                 f"a map that was just made can't be read: {error.strerror}",
@@ -158,20 +178,37 @@ def _running_map(
     loaded: Loaded,
     naming: Naming,
     fds: list[int],
+    decoders: Mapping[str, Decoder],
 ) -> RunningMap:
-    walk = None
-    if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
-        walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
+    reader = _reader(settings, one, fds)
+    columns = columns_of(one.key.columns(), one.value.columns())
+    decoded = decoded_columns([*one.key.columns(), *one.value.columns()], columns, decoders)
+    columns = (*columns, *(made.column for made in decoded))
+    stacks = running_stacks(spec, one, loaded, naming, fds)
+    if stacks is not None:
+        columns = (*columns, STACK)
+    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
     counter = None
     if one.failed_inserts_fd is not None:
         counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
-    columns = columns_of(one.key.columns(), one.value.columns())
-    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
+    return RunningMap(
+        one.name, reader, schema, encode_schema(schema), counter, decoded, stacks, event_type=one.event_type
+    )
+
+
+def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> Reader:
     if one.book_fd is not None:
-        drainer = open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counter is not None)
-        return RunningMap(
-            one.name, drainer, schema, encode_schema(schema), counter, event_type=one.event_type
-        )
+        counted = one.failed_inserts_fd is not None
+        return open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counted)
+    if one.iterator_fd is not None:
+        link = fds[one.iterator_fd]
+        return IteratedMap(fds[one.fd], link, one.key, one.value, most_bytes=settings.row_buffer)
+    if one.inner is not None:
+        outer, key = unnested(one.key, one.inner[0], one.key_size, one.inner[1])
+        return InnerMaps(fds[one.fd], outer, key, one.value, most_bytes=settings.row_buffer)
+    walk = None
+    if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
+        walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
     reader = MapReader(
         fds[one.fd],
         one.key,
@@ -183,10 +220,7 @@ def _running_map(
     )
     if one.walk_refused and "walk" in reader.why_not:
         reader.why_not["walk"] = one.walk_refused
-    stacks = running_stacks(spec, one, loaded, naming, fds)
-    if stacks is not None:
-        schema = Schema(spec.name, spec.version, one.name, one.help, (*columns, STACK))
-    return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
+    return reader
 
 
 def load_request(
