@@ -35,7 +35,11 @@ class Load(Message, kw_only=True, tag="load"):
     """The fields of `bpfleet.spec.Attach`."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""
-    knobs: dict[str, int] = msgspec.field(default_factory=dict)
+    knobs: dict[str, Any] = msgspec.field(default_factory=dict)
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Values of variables that may change while the program runs."""
+    entries: dict[str, tuple[tuple[Any, Any], ...]] = msgspec.field(default_factory=dict)
+    """Keys and values that maps hold before anything is attached; a value None is all zeros."""
     cflags: tuple[str, ...] = ()
     before_snapshot: str | None = None
     row_buffer: int = 64 << 20
@@ -126,10 +130,10 @@ M = TypeVar("M")
 
 def plain(message: Message | LoadedMap) -> dict[str, Any]:
     """The message as maps, lists, numbers and text."""
-    made: dict[str, Any] = msgspec.to_builtins(message)
+    made: dict[str, Any] = msgspec.to_builtins(message, builtin_types=(bytes,))
     return made
 
 
 def typed(data: dict[str, Any], kind: type[M]) -> M:
     """The message that `data` says; raises msgspec.ValidationError where it says none."""
-    return msgspec.convert(data, kind)
+    return msgspec.convert(data, kind, builtin_types=(bytes,))

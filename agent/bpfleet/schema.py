@@ -144,7 +144,8 @@ class Map:
 
     `name` is the map's name in the source, or a section of global variables such as `.bss`
     (then `key` is empty and `value` names the variables that matter). A key or value that is no
-    struct in C is one field, whose name is free. `packed` says that the C structs are packed.
+    struct in C is one field, whose name is free. `packed` says that the C structs are packed, `control` that
+    user space tells the program something by its entries: `bpfleet set` may change them while it runs.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Map:
     value: tuple[Field, ...]
     help: str = ""
     packed: bool = False
+    control: bool = False
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -232,5 +234,7 @@ class MapWords:
     help: str = ""
     read: bool = True
     """False: the map is the program's own, and not read."""
+    control: bool = False
+    """Whether `bpfleet set` may change its entries while the program runs."""
     fields: Mapping[str, FieldWords] = dataclasses.field(default_factory=dict)
     """By the field's name; `key` and `value` where C has none."""

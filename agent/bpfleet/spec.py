@@ -6,7 +6,7 @@ A spec needs no kernel. What has been brought into the kernel is `bpfleet.protoc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,6 +74,10 @@ class Attach:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
 
 
+Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
+"""Keys and values of a map: numbers, text, bytes; lists for arrays, mappings for structs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collector:
     """A named unit of telemetry: one program, the schema of its maps, its defaults.
@@ -81,7 +85,9 @@ class Collector:
     Without `maps` the schema is derived from the object's types; `words` says of such maps what types can't:
     meanings, units, help. Without `attach` every program
     goes where its section's name (or bcc's own macro) says. `knobs` turns settings into the
-    source's `const volatile` variables (bcc: `-D` macros). `before_snapshot` names a
+    source's `const volatile` variables (bcc: `-D` macros), `data` into other global variables, `entries`
+    into what maps hold before anything is attached: map → {key: value}, or pairs of both where a key is no
+    number or text; a value None is all zeros. `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
     first. With `attach_all` False a program that can't be attached is told of in `status` and costs itself;
     the collector fails only where none could be attached."""
@@ -93,7 +99,9 @@ class Collector:
     maps: tuple[Map, ...] = ()
     attach: tuple[Attach, ...] = ()
     settings: type[CollectorSettings] = CollectorSettings
-    knobs: Callable[[Any], Mapping[str, int]] | None = None
+    knobs: Callable[[Any], Mapping[str, Any]] | None = None
+    data: Callable[[Any], Mapping[str, Any]] | None = None
+    entries: Callable[[Any], Mapping[str, Entries]] | None = None
     before_snapshot: str | None = None
     attach_all: bool = True
     words: Mapping[str, MapWords] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
 from bpfleet.ipc import Channel
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
+from bpfleet.loader.entries import seed
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.tracing_mounts import mount_privately
@@ -67,6 +68,7 @@ def load(request: Load, fds: _Fds) -> Loaded:
         for name, (key, value) in layouts.items()
         if request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE
     )
+    seed(request.collector, request.entries, compiled, layouts)
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)

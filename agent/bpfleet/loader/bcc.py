@@ -37,6 +37,12 @@ def open_bcc(request: Load, source_text: str) -> BccObject:
             where=f"collector {request.collector!r}, before_snapshot",
             remedy="write the collector in the core dialect",
         )
+    if request.data:
+        raise UnsupportedError(
+            f"a bcc program has no variables that could be set ({', '.join(request.data)})",
+            where=f"collector {request.collector!r}, data",
+            remedy="use knobs, which become macros, or entries of a map",
+        )
     return BccObject(compile_source(request, source_text), request, source_text)
 
 

@@ -11,7 +11,7 @@ from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
-from bpfleet.loader.knobs import write_knobs
+from bpfleet.loader.knobs import write_data, write_knobs
 from bpfleet.loader.libbpf import Log, Object, ProgramHandle
 from bpfleet.loader.linking import refused
 from bpfleet.loader.logs import telling_lines
@@ -46,6 +46,7 @@ class CoreObject:
                     remedy="bpfleet inspect shows what the file holds",
                 ) from None
         write_knobs(self._object, path, request.knobs)
+        write_data(self._object, path, request.data)
 
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""

@@ -11,7 +11,7 @@ from bpfleet.layout import Layout, Leaf, declared, differences, table
 from bpfleet.loader.backend import CompiledMap
 from bpfleet.schema import FieldWords, Fold, Map, MapWords, Meaning
 
-__all__ = ["FAILED_INSERTS", "check_schema", "derived_maps"]
+__all__ = ["FAILED_INSERTS", "by_size", "check_schema", "derived_maps"]
 
 FAILED_INSERTS = "_failed_inserts"
 """A u64 global (or, in BCC's dialect, an array of one u64) of this ending counts the refused
@@ -38,8 +38,8 @@ def derived_maps(
     for name, one in compiled.items():
         if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
             continue
-        key = one.key or _by_size(one.sizes[0])
-        value = one.value or _by_size(one.sizes[1])
+        key = one.key or by_size(one.sizes[0])
+        value = one.value or by_size(one.sizes[1])
         leaves = tuple(_summed(leaf) for leaf in value.leaves if not leaf.name.endswith(FAILED_INSERTS))
         if leaves and (key.size or one.key is not None):
             found[name] = key, Layout(value.size, leaves)
@@ -93,7 +93,7 @@ def _nothing_of(where: str, what: str, name: str, known: Iterable[str]) -> Schem
     )
 
 
-def _by_size(size: int) -> Layout:
+def by_size(size: int) -> Layout:
     """A number where it may be one, else bytes; nothing for nothing."""
     if not size:
         return Layout(0, ())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bpfleet import kernel
@@ -18,7 +21,7 @@ from bpfleet.reading.columns import Read
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.reading.mapped import map_memory
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Collector
+from bpfleet.spec import Collector, Entries
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
@@ -185,7 +188,9 @@ def load_request(
         words=dict(spec.words),
         attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency) for a in spec.attach),
         attach_all=spec.attach_all,
-        knobs=_knobs(spec, settings),
+        knobs=_asked(spec, "knobs", settings),
+        data=_asked(spec, "data", settings),
+        entries=_asked(spec, "entries", settings),
         cflags=spec.program.cflags,
         before_snapshot=spec.before_snapshot,
         row_buffer=int(settings.row_buffer),
@@ -195,16 +200,34 @@ def load_request(
     )
 
 
-def _knobs(spec: Collector, settings: Any) -> dict[str, int]:
-    if spec.knobs is None:
+def _asked(spec: Collector, what: str, settings: Any) -> dict[str, Any]:
+    """What the spec makes of the settings for `knobs`, `data` or `entries`, as plain data."""
+    make = getattr(spec, what)
+    if make is None:
         return {}
     try:
-        return {name: int(value) for name, value in spec.knobs(settings).items()}
+        made = {str(name): value for name, value in make(settings).items()}
+        if what == "entries":
+            made = {name: _pairs(there) for name, there in made.items()}
+        return {
+            name: msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_number)
+            for name, value in made.items()
+        }
     except BpfleetError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"the plugin's `knobs` raised {type(error).__name__}: {error}",
+            f"the plugin's `{what}` raised {type(error).__name__}: {error}",
             where=f"collector {spec.name!r}",
             remedy="mend the plugin, or change the settings it chokes on",
         ) from None
+
+
+def _number(value: Any) -> int | float:
+    """Numbers of kinds of their own: durations, sizes, numpy's."""
+    return float(value) if isinstance(value, (float, np.floating)) else operator.index(value)
+
+
+def _pairs(entries: Entries) -> tuple[tuple[Any, Any], ...]:
+    pairs = entries.items() if isinstance(entries, Mapping) else entries
+    return tuple((key, value) for key, value in pairs)

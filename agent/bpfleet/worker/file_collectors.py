@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,7 +34,13 @@ class _Field(Settings, frozen=True, kw_only=True):
 class _Map(Settings, frozen=True, kw_only=True):
     help: str = ""
     read: bool = True
+    control: bool = False
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
+
+
+class _Entry(Settings, frozen=True, kw_only=True):
+    key: Any
+    value: Any = None
 
 
 class _Attach(Settings, frozen=True, kw_only=True):
@@ -49,7 +56,9 @@ class _File(Settings, frozen=True, kw_only=True):
     version: str = ""
     attach_all: bool = False
     before_snapshot: str | None = None
-    knobs: dict[str, int] = msgspec.field(default_factory=dict)
+    knobs: dict[str, Any] = msgspec.field(default_factory=dict)
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
+    entries: dict[str, tuple[_Entry, ...]] = msgspec.field(default_factory=dict)
     attach: tuple[_Attach, ...] = ()
     maps: dict[str, _Map] = msgspec.field(default_factory=dict)
 
@@ -94,7 +103,11 @@ def file_collector(path: Path) -> Collector:
         attach=tuple(Attach(*msgspec.structs.astuple(one)) for one in said.attach),
         attach_all=said.attach_all,
         before_snapshot=said.before_snapshot,
-        knobs=(lambda settings: said.knobs) if said.knobs else None,
+        knobs=lambda settings: said.knobs,
+        data=lambda settings: said.data,
+        entries=lambda settings: {
+            name: [(one.key, one.value) for one in there] for name, there in said.entries.items()
+        },
         words=_words(said.maps),
     )
 
@@ -125,6 +138,7 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
         name: MapWords(
             one.help,
             one.read,
+            one.control,
             {
                 field: FieldWords(said.name, said.meaning, said.unit, said.help, said.fold)
                 for field, said in one.fields.items()
