@@ -335,13 +335,13 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         (
             "loader",
             "errors kernel ipc schema layout spec protocol bpfleet_bpf bcc"
-            " bpf_object btf elf attach_points checked_bytes",
+            " bpf_object btf elf attach_points checked_bytes packing",
         ),
         # No privileges: reads by fd, and can neither compile nor load.
         (
             "worker",
             "bpfleet errors kernel ipc schema layout settings spec protocol"
-            " wire reading config identity plugins checking numpy msgspec",
+            " wire reading config identity plugins checking packing numpy msgspec",
         ),
         ("reading", "errors kernel schema layout wire numpy"),
         # Needs no kernel: an aggregator uses it too.
@@ -351,6 +351,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         ("errors", ""),
         ("schema", "errors"),
         ("layout", "schema"),
+        ("packing", "errors schema layout checked_bytes"),
         ("settings", "errors msgspec"),
         ("spec", "errors schema settings"),
         ("stores", "settings"),
@@ -361,7 +362,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Reads files; needs no kernel either.
         (
             OBJECT_FILES,
-            f"errors schema layout {OBJECT_FILES}",
+            f"errors schema layout packing {OBJECT_FILES}",
         ),
         ("schema_source", "errors schema layout bpf_object loader"),
         ("kernel", ""),

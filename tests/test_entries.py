@@ -1,4 +1,4 @@
-"""What user space puts in before a program is attached: entries of maps, variables; checked by their types."""
+"""What user space puts in before a program is attached: entries of maps, variables; checked by type."""
 
 from __future__ import annotations
 

@@ -23,12 +23,16 @@ __all__ = [
     "bpf_call",
     "create_map",
     "delete",
+    "delete_entry",
+    "entry",
     "is_locked",
+    "keys",
     "link_create",
     "lookup",
     "map_info",
     "next_key",
     "possible_cpus",
+    "put_entry",
     "run_iterator",
     "run_program",
     "update",
@@ -169,6 +173,46 @@ def is_locked(fd: int, info: MapInfo) -> bool:
 def update(fd: int, key: int, value: int, flags: int = 0) -> None:
     """Set the value of the key at address `key` to what is at address `value`."""
     bpf_call(_MAP_UPDATE_ELEM, _attributes("=I4xQQQ", fd, key, value, flags))
+
+
+def put_entry(fd: int, info: MapInfo, key: bytes, value: bytes) -> None:
+    """Set a key's value, under its lock where it has one; in a per-CPU map that of every CPU."""
+    if info.per_cpu:
+        value = value.ljust(-(-info.value_size // 8) * 8, b"\0") * possible_cpus()
+    flags = F_LOCK if is_locked(fd, info) else 0
+    key_at, value_at = (ctypes.create_string_buffer(part, len(part)) for part in (key, value))
+    update(fd, ctypes.addressof(key_at), ctypes.addressof(value_at), flags)
+
+
+def entry(fd: int, info: MapInfo, key: bytes) -> bytes | None:
+    """A key's value, in a per-CPU map the first CPU's; None where there is none."""
+    size = -(-info.value_size // 8) * 8 * possible_cpus() if info.per_cpu else info.value_size
+    key_at, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(size)
+    flags = F_LOCK if is_locked(fd, info) else 0
+    there = lookup(fd, ctypes.addressof(key_at), ctypes.addressof(value), flags)
+    return value.raw[: info.value_size] if there else None
+
+
+def delete_entry(fd: int, key: bytes) -> None:
+    """Delete a key that may not be there."""
+    held = ctypes.create_string_buffer(key, len(key))
+    try:
+        delete(fd, ctypes.addressof(held))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def keys(fd: int, info: MapInfo, most: int) -> list[bytes]:
+    """Up to `most` keys, in the kernel's order."""
+    found: list[bytes] = []
+    at, following = (ctypes.create_string_buffer(info.key_size) for _ in range(2))
+    while len(found) < most and next_key(
+        fd, ctypes.addressof(at) if found else 0, ctypes.addressof(following)
+    ):
+        found.append(following.raw)
+        at.raw = following.raw
+    return found
 
 
 def delete(fd: int, key: int) -> None:

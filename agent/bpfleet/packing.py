@@ -182,7 +182,13 @@ def _packed(leaf: Leaf, value: Any, what: str) -> bytes:
 def _text(leaf: Leaf, value: Any, what: str) -> bytes:
     if not isinstance(value, (str, bytes)):
         raise ConfigError(f"{what} is {_shown(value)}, and must be text", remedy=f"its type is {leaf.ctype}")
-    raw = value.encode() if isinstance(value, str) else value
+    try:
+        # What a command line holds beside UTF-8 is bytes all the same.
+        raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{what} is {_shown(value)}, and must be text", remedy="write it in UTF-8"
+        ) from None
     if len(raw) > leaf.size:
         raise ConfigError(
             f"{what} is {len(raw)} bytes long, and has room for {leaf.size}",

@@ -1,6 +1,6 @@
 """What worker, supervisor and loader say to each other: plain data, with fds beside it.
 
-    worker → supervisor   Load …, Seal, Grow …
+    worker → supervisor   Load …, Seal, Grow …, Changed …
     supervisor → loader   Load or Grow (+ the map's fd)
     loader → supervisor   Loaded or Failed (+ fds)        supervisor → worker   the same
 
@@ -16,7 +16,20 @@ import msgspec
 from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
 
-__all__ = ["Failed", "Grow", "Load", "Loaded", "LoadedMap", "LoadedProgram", "Seal", "plain", "typed"]
+__all__ = [
+    "Change",
+    "Changed",
+    "Failed",
+    "Grow",
+    "Load",
+    "Loaded",
+    "LoadedControl",
+    "LoadedMap",
+    "LoadedProgram",
+    "Seal",
+    "plain",
+    "typed",
+]
 
 
 class Message(msgspec.Struct, kw_only=True, tag_field="op"):
@@ -66,6 +79,13 @@ class Seal(Message, kw_only=True, tag="seal"):
     collectors: tuple[str, ...]
 
 
+class Changed(Message, kw_only=True, tag="changed"):
+    """All that is changed of a collector now; the supervisor keeps it for the next worker."""
+
+    collector: str
+    changes: tuple[Change, ...]
+
+
 class LoadedMap(msgspec.Struct, kw_only=True):
     """One map in the kernel, and how it can be read."""
 
@@ -104,6 +124,39 @@ class LoadedProgram(msgspec.Struct, kw_only=True):
     """Why it is not attached, where it should be."""
 
 
+class LoadedControl(msgspec.Struct, kw_only=True):
+    """What user space may look at, and mostly change, while the program runs: a section of variables, or a
+    map that the collector calls a control map."""
+
+    name: str
+    """The map's, or the section's (`.data`)."""
+    key: Layout
+    """Empty for a section of variables."""
+    value: Layout
+    fd: int
+
+
+class Change(msgspec.Struct, kw_only=True, frozen=True):
+    """One variable or entry that `bpfleet set` has changed, with what it takes to undo it."""
+
+    name: str
+    """Such as `threshold` or `weights[64]`."""
+    value: str
+    """What it is now, as JSON; empty for an entry that was deleted."""
+    at: int
+    """Wall clock, ns."""
+    uid: int
+    """Who asked."""
+    place: str
+    """The section's or map's name."""
+    offset: int
+    """Bytes into the section."""
+    key: bytes
+    """Empty for a variable."""
+    before: bytes | None
+    """What was there before the first change; None: no entry."""
+
+
 class Loaded(Message, kw_only=True, tag="loaded"):
     """A collector is in the kernel and attached."""
 
@@ -114,6 +167,9 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     before_snapshot_fd: int | None = None
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
+    controls: tuple[LoadedControl, ...] = ()
+    changes: tuple[Change, ...] = ()
+    """What was changed by earlier workers; filled in by the supervisor."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

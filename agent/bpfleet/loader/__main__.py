@@ -18,6 +18,7 @@ from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
 from bpfleet.ipc import Channel
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
+from bpfleet.loader.controls import controls
 from bpfleet.loader.entries import seed
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
@@ -69,6 +70,9 @@ def load(request: Load, fds: _Fds) -> Loaded:
         if request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE
     )
     seed(request.collector, request.entries, compiled, layouts)
+    settable = tuple(controls(request, compiled, layouts, backend.knobs))
+    for one in settable:
+        one.fd = fds.add(one.fd)
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
@@ -81,6 +85,7 @@ def load(request: Load, fds: _Fds) -> Loaded:
         programs=programs,
         links=tuple(index for there in links.values() for index in there),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
+        controls=settable,
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
     )
 

@@ -67,6 +67,11 @@ class BccObject:
         self._places = places(self._names, [Attach(*place) for place in request.attach], request.source)
         self._fds: dict[str, int] = {}
 
+    @property
+    def knobs(self) -> frozenset[str]:
+        """None: they are macros."""
+        return frozenset()
+
     def maps(self) -> Sequence[CompiledMap]:
         """Every table with its fd; layouts are None where bcc's description leaves the bytes in doubt."""
         module, lib = self._bpf.module, self._lib

@@ -48,6 +48,11 @@ class CoreObject:
         write_knobs(self._object, path, request.knobs)
         write_data(self._object, path, request.data)
 
+    @property
+    def knobs(self) -> frozenset[str]:
+        """Names of its `const volatile` variables."""
+        return self._types.knobs
+
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""
         return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from bpfleet.loader.backend import CompiledMap
 from bpfleet.loader.schema_check import by_size
 from bpfleet.packing import pack
 
-__all__ = ["SETTABLE", "put_entry", "seed"]
+__all__ = ["SETTABLE", "seed", "types_of"]
 
 SETTABLE = frozenset(
     ["hash", "lru_hash", "array", "percpu_hash", "lru_percpu_hash", "percpu_array", "lpm_trie"]
@@ -49,10 +48,7 @@ def seed(
                 where=where,
                 remedy=f"entries go into {', '.join(sorted(SETTABLE))}",
             )
-        key, value = layouts.get(name) or (
-            one.key or by_size(info.key_size),
-            one.value or by_size(info.value_size),
-        )
+        key, value = types_of(one, layouts)
         for number, (given_key, given_value) in enumerate(wanted, 1):
             try:
                 raw_key = pack(key, given_key, "the key")
@@ -63,7 +59,7 @@ def seed(
                 error.where = f"{where}, number {number}"
                 raise
             try:
-                put_entry(one.fd, info, raw_key, raw_value)
+                kernel.put_entry(one.fd, info, raw_key, raw_value)
             except OSError as error:
                 raise LoadError(
                     f"the kernel takes no entry {given_key!r}: {error.strerror}",
@@ -73,13 +69,9 @@ def seed(
                 ) from None
 
 
-def put_entry(fd: int, info: kernel.MapInfo, key: bytes, value: bytes) -> None:
-    """Set a key's value; in a per-CPU map that of every CPU. OSError where the kernel refuses."""
-    if info.per_cpu:
-        value = value.ljust(-(-info.value_size // 8) * 8, b"\0") * kernel.possible_cpus()
-    flags = kernel.F_LOCK if kernel.is_locked(fd, info) else 0
-    key_at, value_at = (
-        ctypes.create_string_buffer(key, len(key)),
-        ctypes.create_string_buffer(value, len(value)),
-    )
-    kernel.update(fd, ctypes.addressof(key_at), ctypes.addressof(value_at), flags)
+def types_of(one: CompiledMap, layouts: Mapping[str, tuple[Layout, Layout]]) -> tuple[Layout, Layout]:
+    """A map's key and value: as the collector has them, else as they were compiled, else by their sizes."""
+    if one.name in layouts:
+        return layouts[one.name]
+    info = kernel.map_info(one.fd)
+    return one.key or by_size(info.key_size), one.value or by_size(info.value_size)

@@ -21,6 +21,7 @@ from typing import Any
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import ChannelClosed, close_all
 from bpfleet.kernel import boottime_ns
+from bpfleet.supervisor.control_socket import ControlSocket
 from bpfleet.supervisor.holdings import Holdings
 from bpfleet.supervisor.launch import Child, ending, start_worker
 from bpfleet.supervisor.loading import Job, Loaders, failed
@@ -46,22 +47,25 @@ class Boot:
     """What the worker must be able to read besides the code."""
     drain: float = 10.0
     """Seconds that the worker may take to end."""
+    control: str = ""
+    """The control socket's path; empty: none."""
+    control_group: str | None = None
 
 
 class Supervisor:
     """The loop. One worker at a time; a few loaders at once; everything else waits."""
 
-    def __init__(self, boot: Boot, user: User) -> None:
-        self.boot, self.user = boot, user
+    def __init__(self, boot: Boot, user: User, control: ControlSocket) -> None:
+        self.boot, self.user, self.control = boot, user, control
         self.run = boottime_ns()
         self.holdings = Holdings()
         self.selector = selectors.DefaultSelector()
         self.ledger = os.memfd_create("bpfleet-ledger", os.MFD_CLOEXEC)
         os.truncate(self.ledger, LEDGER_BYTES)
         self.worker: Child | None = None
-        self.sealed = False
-        self.stopping = False
-        self.reloading = False
+        self.sealed = self.stopping = self.reloading = False
+        # Until the first worker since a reload has sealed: it undoes what was changed by hand.
+        self.reloaded = False
         self.kill_at = float("inf")
         self.start_at = 0.0
         self.pause = 0.0
@@ -111,12 +115,15 @@ class Supervisor:
             "state": self.boot.state,
             "user": self.user.name,
             "run": self.run,
+            "reloaded": self.reloaded,
+            "control_gid": self.control.gid,
         }
+        fds = [self.ledger] + ([self.control.listener.fileno()] if self.control.listener else [])
         self.selector.register(worker.pidfd, selectors.EVENT_READ, "pidfd")
         self.selector.register(worker.channel, selectors.EVENT_READ, "channel")
         # Where it has ended already, its pidfd says so.
         with suppress(ChannelClosed):
-            worker.channel.send(message, [self.ledger])
+            worker.channel.send(message, fds)
 
     def _worker_ended(self) -> int | None:
         """What to exit with; None where another worker follows."""
@@ -128,7 +135,7 @@ class Supervisor:
         self.worker, self.kill_at = None, float("inf")
         self.loaders.forget_waiting()
         if self.reloading and not self.stopping:
-            self.reloading = False
+            self.reloading, self.reloaded = False, True
             self.start_at = 0.0
             return None
         if self.stopping or status == _DONE or self.boot.options["mode"] != "run":
@@ -137,7 +144,7 @@ class Supervisor:
             if self.good_config is None or self.config == self.good_config:
                 return status
             _say("the new configuration is not used; going on with the one before")
-            self.fall_back = True
+            self.fall_back, self.reloaded = True, False
             return None
         self.false_starts += 1
         if self.good_config is None and self.false_starts == _FALSE_STARTS:
@@ -186,11 +193,13 @@ class Supervisor:
     def _obey(self, message: dict[str, Any]) -> None:
         operation = message["op"]
         if operation == "seal":
-            self.sealed = True
+            self.sealed, self.reloaded = True, False
             self.good_config, self.false_starts = self.config, 0
             self.holdings.keep_only([str(name) for name in message["collectors"]])
         elif operation == "load":
             self._load(message)
+        elif operation == "changed":
+            self.holdings.keep_changes(message["collector"], message["changes"])
         elif operation == "grow":
             message = {"op": "grow", **{key: message[key] for key in ("collector", "map", "rows")}}
             self.loaders.ask(message)
@@ -276,7 +285,11 @@ def main() -> int:
         make_state_directory(Path(boot.state), user)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return Supervisor(boot, user).main()
+        control = ControlSocket(boot.control, boot.control_group, _say)
+        try:
+            return Supervisor(boot, user, control).main()
+        finally:
+            control.close()
     except BpfleetError as error:
         _say(str(error))
         return 2 if isinstance(error, ConfigError) else 1

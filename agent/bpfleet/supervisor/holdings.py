@@ -19,6 +19,9 @@ from bpfleet.ipc import close_all
 
 __all__ = ["Holdings"]
 
+_MOST_CHANGES = 8 << 20
+"""Bytes that the worker may have kept of what was changed of one collector."""
+
 
 def digest(request: dict[str, Any]) -> str:
     """What makes two load requests the same one: what they say, and the source's content."""
@@ -67,6 +70,17 @@ class Holdings:
             if one["name"] == name:
                 return one, held.fds[one["fd"]]
         return None
+
+    def keep_changes(self, collector: str, changes: list[Any]) -> None:
+        """What was changed of a collector while it ran, for the next worker; ValueError where it is too much.
+
+        Not for us to understand: whoever gets it wrote it.
+        """
+        if not isinstance(changes, list) or len(msgpack.packb(changes)) > _MOST_CHANGES:
+            raise ValueError("changes that make no sense")
+        held = self._held.get(collector)
+        if held is not None:
+            held.answer["changes"] = changes
 
     def replace_walker(self, collector: str, grown: dict[str, Any], fds: list[int]) -> None:
         """Put a larger row buffer in the place of the one held; takes over `fds`."""

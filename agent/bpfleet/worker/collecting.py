@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,14 @@ from bpfleet import kernel
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
 from bpfleet.plugins import State
-from bpfleet.protocol import Load, Loaded, LoadedMap, LoadedProgram
+from bpfleet.protocol import Change, Load, Loaded, LoadedMap, LoadedProgram
 from bpfleet.reading.columns import Read
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.reading.mapped import map_memory
 from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Collector, Entries
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
+from bpfleet.worker.controls import Controls
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
 
@@ -77,6 +78,7 @@ class RunningCollector:
     before_snapshot: int | None
     iterators: list[int]
     fds: list[int]
+    controls: Controls
     state: State = State.RUNNING
     error: BpfleetError | None = None
     retry_at: float = 0.0
@@ -84,11 +86,17 @@ class RunningCollector:
 
     @staticmethod
     def of(
-        spec: Collector, settings: CollectorSettings, interval: float, loaded: Loaded, fds: list[int]
+        spec: Collector,
+        settings: CollectorSettings,
+        interval: float,
+        loaded: Loaded,
+        fds: list[int],
+        keep_changes: Callable[[tuple[Change, ...]], None] = lambda changes: None,
     ) -> RunningCollector:
         """Open readers over the fds that came with `loaded`; raises ReadError where a map can't be read."""
         try:
             maps = [_running_map(spec, settings, one, fds) for one in loaded.maps]
+            controls = Controls(spec.name, loaded.controls, fds, loaded.changes, keep_changes)
         except OSError as error:
             raise LoadError(
                 f"a map that was just made can't be read: {error.strerror}",
@@ -106,6 +114,7 @@ class RunningCollector:
             before_snapshot=None if before is None else fds[before],
             iterators=[fds[index] for index in loaded.iterators],
             fds=fds,
+            controls=controls,
         )
 
     def use_larger_buffer(self, name: str, walk: WalkFds) -> None:

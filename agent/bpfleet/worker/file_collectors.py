@@ -64,7 +64,8 @@ class _File(Settings, frozen=True, kw_only=True):
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Collectors' names → files of a folder; a `.bpf.o` goes before a `.bpf.c` of its name.
+    """Collectors' names → files of a folder; a `.bpf.o` goes before a `.bpf.c` of its name, unless the agent
+    compiled it of that itself (then `.bpf.o.inputs` stands beside it): the collector stays the same one.
 
     Raises ConfigError where the folder can't be read.
     """
@@ -79,7 +80,8 @@ def files_in(folder: Path) -> dict[str, Path]:
     # Sorted backwards .bpf.o comes before .bpf.c, so the first of a name stays.
     found: dict[str, Path] = {}
     for path in files:
-        if path.name.endswith(_ENDINGS):
+        ours = path.with_name(f"{path.name}.inputs") in files and path.with_suffix(".c") in files
+        if path.name.endswith(_ENDINGS) and not ours:
             found.setdefault(_name(path), path)
     return dict(sorted(found.items()))
 

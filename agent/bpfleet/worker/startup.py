@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bpfleet.errors import BpfleetError, ConfigError, PluginError
 from bpfleet.identity import facts
 from bpfleet.ipc import Channel, close_all
 from bpfleet.plugins import Plugins, State, state_of
-from bpfleet.protocol import Loaded, Seal, plain, typed
+from bpfleet.protocol import Change, Changed, Loaded, Seal, plain, typed
 from bpfleet.settings import CollectorSettings, SinkSettings, convert
 from bpfleet.spec import Collector, Sink, SinkContext, SinkType
 from bpfleet.wire import Origin
@@ -47,6 +47,8 @@ class Startup:
     absent: list[Absent] = field(default_factory=list)
     wakeup: socket.socket | None = None
     """Readable once a signal has come: then `collectors` raises Stopped."""
+    reloaded: bool = False
+    """After a reload the configuration wins: what was changed by hand is brought back."""
 
     def collectors(self, *, attach: bool = True) -> list[RunningCollector]:
         """Have every enabled collector loaded, then seal: no program is loaded for this worker after that."""
@@ -179,7 +181,12 @@ class Startup:
                 if answer["op"] == "failed":
                     raise BpfleetError.from_plain(answer["error"])
                 interval = settings.interval or self.config.agent.interval
-                made = RunningCollector.of(spec, settings, interval, typed(answer, Loaded), fds)
+                made = RunningCollector.of(
+                    spec, settings, interval, typed(answer, Loaded), fds, self._keeper(spec.name)
+                )
+                if self.reloaded and made.controls.changes:
+                    undone = made.controls.undo()
+                    log.info("collector %r: %s as configured again", spec.name, ", ".join(undone))
                 for one in made.programs:
                     if one.get("error"):
                         log.warning("collector %r goes on without a program: %s", spec.name, one["error"])
@@ -187,6 +194,10 @@ class Startup:
             except BpfleetError as error:
                 close_all(fds)
                 self._can_not(spec.name, "collector", error)
+
+    def _keeper(self, collector: str) -> Callable[[tuple[Change, ...]], None]:
+        """Tells the supervisor what is changed of a collector, for the next worker."""
+        return lambda changes: self._channel.send(plain(Changed(collector=collector, changes=changes)))
 
     def _wait_for_answer(self) -> None:
         """Loaders take seconds; somebody may want to stop us meanwhile."""

@@ -19,6 +19,10 @@ from bpfleet.worker.delivery import Delivery
 __all__ = ["Absent", "body", "pss_bytes"]
 
 
+_NEWEST = 100
+"""Changes that are told one by one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Absent:
     """A collector or sink that does not run, and why."""
@@ -74,6 +78,10 @@ def pss_bytes(pid: str) -> int:
 
 
 def _collector(one: RunningCollector) -> dict[str, Any]:
+    changes = [
+        {"what": change.name, "value": change.value, "at": change.at, "uid": change.uid}
+        for change in sorted(one.controls.changes.values(), key=lambda change: change.at)[-_NEWEST:]
+    ]
     return {
         "name": one.name,
         "version": one.version,
@@ -83,6 +91,7 @@ def _collector(one: RunningCollector) -> dict[str, Any]:
         "interval_s": one.interval,
         "programs": one.programs,
         "maps": [_map(running) for running in one.maps],
+        **({"changed": len(one.controls.changes), "changes": changes} if changes else {}),
     }
 
 
