@@ -44,7 +44,7 @@ class Load(Message, kw_only=True, tag="load"):
     source: str
     maps: tuple[Map, ...] = ()
     words: dict[str, MapWords] = msgspec.field(default_factory=dict)
-    attach: tuple[tuple[str, str, str, str, int], ...] = ()
+    attach: tuple[tuple[str, str, str, str, int, int], ...] = ()
     """The fields of `bpfleet.spec.Attach`."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""

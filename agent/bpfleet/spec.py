@@ -55,7 +55,7 @@ class Attach:
     | kprobe.multi, kretprobe.multi | a glob of kernel functions | |
     | fentry, fexit, fmod_ret, lsm | a kernel function | |
     | ksyscall, kretsyscall | a system call | |
-    | uprobe, uretprobe | a library (`c`, as in libc) or path | a function, `+offset` |
+    | uprobe, uretprobe, uprobe.returns | a library (`c`, as in libc), program or path | a function or glob |
     | usdt | the same | `provider:name` |
     | perf_event | `cpu-clock`, `cpu-cycles`, … | |
     | xdp, tcx/ingress, tcx/egress | an interface | |
@@ -69,6 +69,8 @@ class Attach:
     symbol: str = ""
     frequency: int = 0
     """Samples a second of a perf_event; 99 where 0."""
+    pid: int = 0
+    """Of uprobes and USDT: only this process, and the library is the one that it uses; 0: every process."""
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
-import struct
-from pathlib import Path
-
 from bpfleet.errors import AttachError
 from bpfleet.loader.libbpf import ProgramHandle, library
 from bpfleet.loader.linking import Links, link, refused
+from bpfleet.loader.perf_events import online_cpus, open_event
 from bpfleet.spec import Attach
 
 __all__ = ["attach_perf_event"]
@@ -29,12 +24,6 @@ _EVENTS = {
 }
 _DEFAULT_FREQUENCY = 99
 _BY_FREQUENCY = 1 << 10  # `freq` in the flags of struct perf_event_attr
-_ATTRIBUTES = "<IIQQQQQ"
-_ATTRIBUTES_SIZE = 112  # PERF_ATTR_SIZE_VER5
-_CLOEXEC = 8
-_NUMBERS = {"x86_64": 298, "aarch64": 241}
-
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def attach_perf_event(program: ProgramHandle, wanted: Attach) -> Links:
@@ -48,9 +37,11 @@ def attach_perf_event(program: ProgramHandle, wanted: Attach) -> Links:
         )
     where = f"perf_event {wanted.target}"
     links: list[int] = []
-    for cpu in _online_cpus():
+    for cpu in online_cpus():
         try:
-            sampler = _open(*event, wanted.frequency or _DEFAULT_FREQUENCY, cpu)
+            sampler = open_event(
+                *event, period=wanted.frequency or _DEFAULT_FREQUENCY, flags=_BY_FREQUENCY, cpu=cpu
+            )
         except OSError as error:
             raise refused(
                 program,
@@ -64,23 +55,3 @@ def attach_perf_event(program: ProgramHandle, wanted: Attach) -> Links:
 
 def _attached(program: ProgramHandle, sampler: int, where: str) -> Links:
     return link(lambda: library().bpf_program__attach_perf_event(program.handle, sampler), program, where)
-
-
-def _open(kind: int, config: int, frequency: int, cpu: int) -> int:
-    attributes = struct.pack(
-        _ATTRIBUTES, kind, _ATTRIBUTES_SIZE, config, frequency, 0, 0, _BY_FREQUENCY
-    ).ljust(_ATTRIBUTES_SIZE, b"\0")
-    number = _NUMBERS[platform.machine()]
-    fd: int = _syscall(number, ctypes.c_char_p(attributes), -1, cpu, -1, _CLOEXEC)
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return fd
-
-
-def _online_cpus() -> list[int]:
-    found: list[int] = []
-    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found

@@ -15,6 +15,7 @@ from bpfleet.loader.knobs import write_data, write_knobs
 from bpfleet.loader.libbpf import Log, Object, ProgramHandle
 from bpfleet.loader.linking import refused
 from bpfleet.loader.logs import telling_lines
+from bpfleet.loader.uprobes import as_plain_uprobe
 from bpfleet.protocol import Load
 from bpfleet.spec import Attach
 
@@ -63,6 +64,7 @@ class CoreObject:
         """Bring maps and programs into the kernel; raises VerifierError with the log's telling lines."""
         wanted = {place[0]: Attach(*place) for place in self._request.attach}
         for program in self._object.programs():
+            as_plain_uprobe(program)
             if program.name in wanted:
                 set_target(program, wanted[program.name])
         with Log() as log:

@@ -195,7 +195,7 @@ def load_request(
         source=os.fspath(spec.program.source),
         maps=spec.maps,
         words=dict(spec.words),
-        attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency) for a in spec.attach),
+        attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency, a.pid) for a in spec.attach),
         attach_all=spec.attach_all,
         knobs=_asked(spec, "knobs", settings),
         data=_asked(spec, "data", settings),

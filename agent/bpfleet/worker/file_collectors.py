@@ -49,6 +49,7 @@ class _Attach(Settings, frozen=True, kw_only=True):
     target: str = ""
     symbol: str = ""
     frequency: int = 0
+    pid: int = 0
 
 
 class _File(Settings, frozen=True, kw_only=True):
