@@ -40,6 +40,8 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     """Time between two status records; one more is sent whenever a state changes."""
     load_timeout: Duration = Duration(30)
     """How long a collector's loader may take."""
+    rescan: Duration = Duration(60)
+    """Time between two looks for new copies of libraries, where a program is attached `everywhere`."""
     drain: Duration = Duration(10)
     """How long sinks may take to deliver what waits when the agent ends."""
     frame_size: Size = Size(1 << 20)

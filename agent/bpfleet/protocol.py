@@ -26,6 +26,8 @@ __all__ = [
     "LoadedControl",
     "LoadedMap",
     "LoadedProgram",
+    "Rescan",
+    "Rescanned",
     "Seal",
     "plain",
     "typed",
@@ -44,7 +46,7 @@ class Load(Message, kw_only=True, tag="load"):
     source: str
     maps: tuple[Map, ...] = ()
     words: dict[str, MapWords] = msgspec.field(default_factory=dict)
-    attach: tuple[tuple[str, str, str, str, int, int], ...] = ()
+    attach: tuple[tuple[str, str, str, str, int, int, bool], ...] = ()
     """The fields of `bpfleet.spec.Attach`."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""
@@ -60,6 +62,8 @@ class Load(Message, kw_only=True, tag="load"):
     methods: tuple[str, ...] = ("mmap", "walk", "batch", "key")
     timeout: float = 30.0
     """Seconds that the loader may take."""
+    rescan: float = 60.0
+    """Seconds between two looks for new copies of libraries."""
     attach_programs: bool = True
     """False: only try whether it loads."""
 
@@ -71,6 +75,30 @@ class Grow(Message, kw_only=True, tag="grow"):
     map: str
     rows: int
     """Rows that the new buffer has room for."""
+
+
+class Rescan(Message, kw_only=True, tag="rescan"):
+    """Attach a collector's programs where there is something new: copies of libraries, CPUs."""
+
+    collector: str
+    request: Load
+    programs: dict[str, int]
+    """The fds of its programs."""
+    known: tuple[str, ...]
+    """What they are attached to already."""
+
+
+class Rescanned(Message, kw_only=True, tag="rescanned"):
+    """What a rescan found."""
+
+    collector: str
+    present: tuple[str, ...]
+    """All that there is now; of what is known and not among it, the fds can be closed."""
+    new: dict[str, tuple[int, ...]]
+    """The fds that keep programs attached to what was new."""
+    attached: dict[str, str]
+    """Where each program is attached now, beside the first place."""
+    errors: tuple[str, ...]
 
 
 class Seal(Message, kw_only=True, tag="seal"):
@@ -168,6 +196,8 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
     controls: tuple[LoadedControl, ...] = ()
+    known: tuple[str, ...] = ()
+    """What a rescan need not attach to again."""
     changes: tuple[Change, ...] = ()
     """What was changed by earlier workers; filled in by the supervisor."""
     generation: int = 0

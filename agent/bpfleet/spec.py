@@ -71,6 +71,8 @@ class Attach:
     """Samples a second of a perf_event; 99 where 0."""
     pid: int = 0
     """Of uprobes and USDT: only this process, and the library is the one that it uses; 0: every process."""
+    everywhere: bool = False
+    """Of uprobes: also in other copies of the library that processes use, as they are found."""
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")

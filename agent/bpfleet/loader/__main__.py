@@ -20,10 +20,22 @@ from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.controls import controls
 from bpfleet.loader.entries import seed
+from bpfleet.loader.rescan import attach_new, known_at_load
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.tracing_mounts import mount_privately
-from bpfleet.protocol import Failed, Grow, Load, Loaded, LoadedMap, LoadedProgram, plain, typed
+from bpfleet.protocol import (
+    Failed,
+    Grow,
+    Load,
+    Loaded,
+    LoadedMap,
+    LoadedProgram,
+    Rescan,
+    Rescanned,
+    plain,
+    typed,
+)
 from bpfleet.spec import Attach
 
 _MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
@@ -44,9 +56,11 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), timeout=None)
     message, received = channel.receive()
     fds = _Fds()
-    reply: Loaded | LoadedMap | Failed
+    reply: Loaded | LoadedMap | Rescanned | Failed
     try:
-        if message["op"] == "grow":
+        if message["op"] == "rescan":
+            reply = rescan(typed(message, Rescan), received, fds)
+        elif message["op"] == "grow":
             reply = grow(typed(message["request"], Grow), message["map"], received[0], fds)
         else:
             reply = load(typed(message, Load), fds)
@@ -86,6 +100,7 @@ def load(request: Load, fds: _Fds) -> Loaded:
         links=tuple(index for there in links.values() for index in there),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         controls=settable,
+        known=tuple(known_at_load(_attach_list(request))),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
     )
 
@@ -97,6 +112,19 @@ def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> Lo
     walker = load_walker(map_fd, info, one.value, min(request.rows, info.max_entries))
     _take_walker(one, walker, fds)
     return one
+
+
+def rescan(request: Rescan, received: list[int], fds: _Fds) -> Rescanned:
+    """Attach programs that are in the kernel to what has come since."""
+    programs = {name: received[at] for name, at in request.programs.items()}
+    found = attach_new(_attach_list(request.request), programs, frozenset(request.known))
+    return Rescanned(
+        collector=request.collector,
+        present=tuple(found.present),
+        new={name: tuple(fds.add(fd) for fd in links) for name, links in found.new.items()},
+        attached=found.attached,
+        errors=tuple(found.errors),
+    )
 
 
 _Opened = tuple[Backend, Mapping[str, CompiledMap], dict[str, tuple[Layout, Layout]]]

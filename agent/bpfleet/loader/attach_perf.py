@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from bpfleet.errors import AttachError
-from bpfleet.loader.libbpf import ProgramHandle, library
-from bpfleet.loader.linking import Links, link, refused
-from bpfleet.loader.perf_events import online_cpus, open_event
+from bpfleet.loader.libbpf import ProgramHandle
+from bpfleet.loader.linking import Links
+from bpfleet.loader.perf_events import online_cpus, open_event, run_at
 from bpfleet.spec import Attach
 
-__all__ = ["attach_perf_event"]
+__all__ = ["attach_on_cpu", "attach_perf_event"]
 
 # (enum perf_type_id, config) of linux/perf_event.h
 _EVENTS = {
@@ -28,30 +30,32 @@ _BY_FREQUENCY = 1 << 10  # `freq` in the flags of struct perf_event_attr
 
 def attach_perf_event(program: ProgramHandle, wanted: Attach) -> Links:
     """Run `program` at each sample of the event that `wanted.target` names, `frequency` times a second."""
-    event = _EVENTS.get(wanted.target)
-    if event is None:
+    if wanted.target not in _EVENTS:
         raise AttachError(
             f"program {program.name!r}: there is no perf event {wanted.target!r}",
             where="attach list, perf_event",
             remedy=f"use one of {', '.join(_EVENTS)}",
         )
-    where = f"perf_event {wanted.target}"
-    links: list[int] = []
-    for cpu in online_cpus():
-        try:
-            sampler = open_event(
-                *event, period=wanted.frequency or _DEFAULT_FREQUENCY, flags=_BY_FREQUENCY, cpu=cpu
-            )
-        except OSError as error:
-            raise refused(
-                program,
-                where,
-                "this machine has no such counter (a virtual one seldom has); cpu-clock is always there",
-                code=error.errno or 0,
-            ) from None
-        links += [sampler, *_attached(program, sampler, where)]
-    return tuple(links)
+    return tuple(fd for cpu in online_cpus() for fd in attach_on_cpu(program.fd, wanted, cpu))
 
 
-def _attached(program: ProgramHandle, sampler: int, where: str) -> Links:
-    return link(lambda: library().bpf_program__attach_perf_event(program.handle, sampler), program, where)
+def attach_on_cpu(program: int, wanted: Attach, cpu: int) -> Links:
+    """Run the program of that fd at each sample of one CPU; raises AttachError."""
+    event = None
+    try:
+        event = open_event(
+            *_EVENTS[wanted.target],
+            period=wanted.frequency or _DEFAULT_FREQUENCY,
+            flags=_BY_FREQUENCY,
+            cpu=cpu,
+        )
+        run_at(event, program)
+    except OSError as error:
+        if event is not None:
+            os.close(event)
+        raise AttachError(
+            f"program {wanted.program!r} can't be attached: {error.strerror}",
+            where=f"perf_event {wanted.target}, CPU {cpu}",
+            remedy="this machine has no such counter (a virtual one seldom has); cpu-clock is always there",
+        ) from None
+    return (event,)

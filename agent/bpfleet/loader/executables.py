@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bpfleet.checked_bytes import CheckedBytes
 from bpfleet.errors import AttachError, ObjectError
-from bpfleet.loader.x86_lengths import Undecodable, returns
+from bpfleet.loader.x86_lengths import Undecodable, instructions, returns
 
 __all__ = ["Executable", "Function"]
 
@@ -116,6 +116,19 @@ class Executable:
                 remedy="attach to the function's start, or to an offset: uprobe with FUNCTION+OFFSET",
             ) from None
         return [function.offset + at for at in found]
+
+    def splits_an_instruction(self, offset: int) -> bool:
+        """Whether this offset in the file is known to lie inside an instruction of a function."""
+        for one in self._functions():
+            if one.offset <= offset < one.offset + one.size:
+                if platform.machine() != "x86_64":
+                    return (offset - one.offset) % 4 != 0
+                try:
+                    code = self._file.cut(one.offset, one.size, one.name)
+                    return offset - one.offset not in [at for at, _ in instructions(code)]
+                except Undecodable:
+                    return False
+        return False
 
     def _read_sections(self) -> list[_Section]:
         ident, _, machine, _, _, _, offset, _, _, _, _, entry, count, names_at = self._file.unpack(

@@ -49,7 +49,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_program__attach_kprobe_multi_opts": (_pointer, _pointer, _text, _pointer),
     "bpf_program__attach_ksyscall": (_pointer, _pointer, _text, _pointer),
     "bpf_program__attach_usdt": (_pointer, _pointer, _int, _text, _text, _text, _pointer),
-    "bpf_program__attach_perf_event": (_pointer, _pointer, _int),
     "bpf_program__attach_xdp": (_pointer, _pointer, _int),
     "bpf_program__attach_cgroup": (_pointer, _pointer, _int),
     "bpf_program__set_attach_target": (_int, _pointer, _int, _text),

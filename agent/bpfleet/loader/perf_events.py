@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import struct
 from pathlib import Path
 
-__all__ = ["online_cpus", "open_event"]
+__all__ = ["online_cpus", "open_event", "run_at"]
 
 _ATTRIBUTES = struct.Struct("<IIQQQQQII")  # up to bp_type; config1 and config2 follow
 _ATTRIBUTES_SIZE = 112  # PERF_ATTR_SIZE_VER5
 _CLOEXEC = 8
+_SET_BPF, _ENABLE = 0x40042408, 0x2400  # PERF_EVENT_IOC_…
 _NUMBERS = {"x86_64": 298, "aarch64": 241}
 _ONLINE = Path("/sys/devices/system/cpu/online")
 
@@ -38,6 +40,12 @@ def open_event(
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return fd
+
+
+def run_at(event: int, program: int) -> None:
+    """Have the program of that fd run whenever the event occurs; the event's fd keeps it there."""
+    fcntl.ioctl(event, _SET_BPF, program)
+    fcntl.ioctl(event, _ENABLE, 0)
 
 
 def online_cpus() -> list[int]:

@@ -22,12 +22,16 @@ def binary_of(wanted: Attach, program: str) -> Path:
     if not wanted.pid:
         return library_path(wanted.target, program)
     root = Path(f"/proc/{wanted.pid}/root")
-    if not root.exists():
+    try:
+        root.stat()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
         raise AttachError(
-            f"program {program!r}: there is no process {wanted.pid}",
+            f"program {program!r}: "
+            + (f"there is no process {wanted.pid}" if gone else f"process {wanted.pid}: {error.strerror}"),
             where=f"attach list, pid {wanted.pid}",
             remedy="name a process that runs; without pid every process is meant",
-        )
+        ) from None
     if "/" in wanted.target:
         return library_path(f"{root}{Path('/') / wanted.target}", program)
     found = mapped_files(wanted.pid, wanted.target)

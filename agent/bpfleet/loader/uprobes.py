@@ -8,24 +8,24 @@ return probes.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import struct
 from pathlib import Path
 
 from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError, UnsupportedError
+from bpfleet.ipc import close_all
 from bpfleet.loader.executables import Executable, Function
 from bpfleet.loader.libbpf import ProgramHandle, library
-from bpfleet.loader.linking import Links, refused
-from bpfleet.loader.perf_events import open_event
+from bpfleet.loader.linking import Links
+from bpfleet.loader.perf_events import open_event, run_at
 from bpfleet.loader.symbols import binary_of
 from bpfleet.spec import Attach
 
 __all__ = [
     "UPROBE_KINDS",
     "as_plain_uprobe",
-    "attach_at",
+    "attach_in",
     "attach_uprobe",
     "places_in",
     "refuse_returns_of_go",
@@ -35,7 +35,6 @@ UPROBE_KINDS = ("uprobe", "uretprobe", "uprobe.returns", "uprobe.multi", "uretpr
 _RETURNING = ("uretprobe", "uretprobe.multi")
 _MOST_PLACES = 512
 _PMU = Path("/sys/bus/event_source/devices/uprobe/type")
-_SET_BPF, _ENABLE = 0x40042408, 0x2400  # PERF_EVENT_IOC_…
 _BPF_PROG_TYPE_KPROBE = 2
 
 
@@ -49,20 +48,27 @@ def as_plain_uprobe(program: ProgramHandle) -> None:
 
 def attach_uprobe(program: ProgramHandle, wanted: Attach) -> Links:
     """Attach as `wanted` says; raises AttachError naming program and place."""
-    path = binary_of(wanted, program.name)
-    where = f"{wanted.kind} {path}:{wanted.symbol}"
+    try:
+        path = binary_of(wanted, program.name)
+    except AttachError:
+        if wanted.everywhere:
+            return ()  # only containers have it
+        raise
+    return attach_in(program.fd, path, wanted)
+
+
+def attach_in(program: int, path: Path, wanted: Attach) -> Links:
+    """Attach the program of that fd in one file; raises AttachError naming program and place."""
     fds: list[int] = []
     for offset in places_in(path, wanted):
         try:
-            fds.append(attach_at(program.fd, path, offset, wanted.kind, wanted.pid))
+            fds.append(attach_at(program, path, offset, wanted.kind, wanted.pid))
         except OSError as error:
-            for fd in fds:
-                os.close(fd)
-            raise refused(
-                program,
-                f"{where} (file offset {offset:#x})",
-                "is it an instruction's first byte, in a file that can be mapped for execution?",
-                code=error.errno or 0,
+            close_all(fds)
+            raise AttachError(
+                f"program {wanted.program!r} can't be attached: {error.strerror}",
+                where=f"{wanted.kind} {path}:{wanted.symbol} (file offset {offset:#x})",
+                remedy="is it an instruction's first byte, in a file that can be mapped for execution?",
             ) from None
     return tuple(fds)
 
@@ -72,7 +78,7 @@ def places_in(path: Path, wanted: Attach) -> list[int]:
     binary = Executable(path)
     refuse_returns_of_go(binary, wanted)
     if wanted.symbol.startswith("0x"):
-        return [int(wanted.symbol, 16)]
+        return [_whole(binary, wanted, int(wanted.symbol, 16))]
     symbol, _, offset = wanted.symbol.partition("+")
     found = binary.functions(symbol)
     if not found:
@@ -80,7 +86,9 @@ def places_in(path: Path, wanted: Attach) -> list[int]:
     if wanted.kind == "uprobe.returns":
         places = [at for one in found for at in _returns_of(binary, wanted, one)]
     else:
-        places = [one.offset + int(offset or "0", 0) for one in found]
+        places = [one.offset for one in found]
+        if offset:
+            places = [_whole(binary, wanted, at + int(offset, 0)) for at in places]
     if len(places) > _MOST_PLACES:
         raise AttachError(
             f"program {wanted.program!r}: {wanted.symbol!r} means {len(places)} places, "
@@ -114,12 +122,23 @@ def attach_at(program: int, path: Path, offset: int, kind: str, pid: int) -> int
         more=struct.pack("<QQ", ctypes.addressof(name), offset),
     )
     try:
-        fcntl.ioctl(event, _SET_BPF, program)
-        fcntl.ioctl(event, _ENABLE, 0)
+        run_at(event, program)
     except OSError:
         os.close(event)
         raise
     return event
+
+
+def _whole(binary: Executable, wanted: Attach, offset: int) -> int:
+    """The offset; raises AttachError where a probe there would cut an instruction in two, and so break the
+    program, which the kernel does not always refuse."""
+    if binary.splits_an_instruction(offset):
+        raise AttachError(
+            f"program {wanted.program!r} can't be attached: no instruction begins at file offset {offset:#x}",
+            where=f"{wanted.kind} {binary.path}:{wanted.symbol}",
+            remedy=f"objdump -d {binary.path} shows where instructions begin",
+        )
+    return offset
 
 
 def _returns_of(binary: Executable, wanted: Attach, one: Function) -> list[int]:

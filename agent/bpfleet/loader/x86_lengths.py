@@ -6,7 +6,9 @@ tests compare with objdump on whole binaries.
 
 from __future__ import annotations
 
-__all__ = ["Undecodable", "returns"]
+from collections.abc import Iterator
+
+__all__ = ["Undecodable", "instructions", "returns"]
 
 
 class Undecodable(ValueError):
@@ -60,19 +62,21 @@ def returns(code: bytes) -> list[int]:
     The code must be instructions to its last byte, as a compiler's function is; the padding behind it is not
     part of it.
     """
-    found = []
+    return [at for at, is_return in instructions(code) if is_return]
+
+
+def instructions(code: bytes) -> Iterator[tuple[int, bool]]:
+    """(offset, whether it returns) of each instruction; raises Undecodable as `returns` does."""
     at = 0
     while at < len(code):
         try:
             length, is_return = _decode(code, at)
         except IndexError:
             raise Undecodable(f"the instruction at offset {at:#x} goes beyond the function's end") from None
-        if is_return:
-            found.append(at)
+        yield at, is_return
         at += length
     if at > len(code):
         raise Undecodable("the last instruction goes beyond the function's end")
-    return found
 
 
 def _decode(code: bytes, start: int) -> tuple[int, bool]:

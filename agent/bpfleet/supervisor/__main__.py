@@ -10,7 +10,6 @@ import os
 import resource
 import selectors
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -26,6 +25,8 @@ from bpfleet.supervisor.holdings import Holdings
 from bpfleet.supervisor.launch import Child, ending, start_worker
 from bpfleet.supervisor.loading import Job, Loaders, failed
 from bpfleet.supervisor.privileges import User, make_state_directory, require_capabilities, worker_user
+from bpfleet.supervisor.rescans import Rescans
+from bpfleet.supervisor.signals import signals
 
 LEDGER_BYTES = 4096
 _DONE, _CONFIGURATION_ENDED_IT = 0, 2
@@ -71,6 +72,7 @@ class Supervisor:
         self.pause = 0.0
         self.started = 0.0
         self.loaders = Loaders(self.holdings, self.selector, self._send)
+        self.rescans = Rescans(self.holdings, self.loaders.ask)
         self.config = ""
         self.good_config: str | None = None
         self.fall_back = False
@@ -78,12 +80,14 @@ class Supervisor:
 
     def main(self) -> int:
         """Run until the worker has ended for good; returns the exit code."""
-        wakeup = _signals()
+        wakeup = signals()
         self.selector.register(wakeup, selectors.EVENT_READ)
         while True:
             now = time.monotonic()
             if self.worker is None and now >= self.start_at:
                 self._start_worker()
+            if self.sealed:
+                self.rescans.start_due()
             self.loaders.start()
             for key, _ in self.selector.select(self._patience(now)):
                 if key.fileobj is wakeup:
@@ -231,6 +235,8 @@ class Supervisor:
         moments = [self.loaders.deadline, self.kill_at]
         if self.worker is None:
             moments.append(self.start_at)
+        elif self.sealed:
+            moments.append(self.rescans.deadline)
         nearest = min(moments)
         return None if nearest == float("inf") else max(0.0, nearest - now) + 0.001
 
@@ -260,17 +266,6 @@ class Supervisor:
         assert self.worker is not None
         if self.worker.channel in [key.fileobj for key in self.selector.get_map().values()]:
             self.selector.unregister(self.worker.channel)
-
-
-def _signals() -> socket.socket:
-    """A socket that each signal's number is written to."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: None)
-    signal.set_wakeup_fd(theirs.detach())
-    return ours
 
 
 def _say(text: str) -> None:

@@ -170,12 +170,24 @@ class Worker:
             return False
         if message["op"] == "failed":
             log.error("%s", BpfleetError.from_plain(message["error"]))
+        if message["op"] == "attached":
+            self._attached(message)
         for one in self.collectors:
             if message["op"] == "grown" and one.name == message["collector"]:
                 program, rows, counters = fds
                 one.fds += fds
                 one.use_larger_buffer(message["map"], WalkFds(program, rows, counters, message["capacity"]))
         return True
+
+    def _attached(self, message: dict[str, Any]) -> None:
+        """A program is in more places, or in fewer."""
+        for error in message["errors"]:
+            log.warning("collector %r: %s", message["collector"], error)
+        for one in self.collectors:
+            if one.name == message["collector"]:
+                for program in one.programs:
+                    program["attached"] = message["attached"].get(program["name"], program["attached"])
+                self.changed.set()
 
     def _send_status(self) -> None:
         seq = self.ledger.next_seq

@@ -178,7 +178,12 @@ class _Counter:
 
 
 def load_request(
-    spec: Collector, settings: CollectorSettings, timeout: float, *, attach: bool = True
+    spec: Collector,
+    settings: CollectorSettings,
+    timeout: float,
+    *,
+    rescan: float = 60.0,
+    attach: bool = True,
 ) -> Load:
     """What the supervisor is asked to bring into the kernel; raises ConfigError where the settings
     make no sense."""
@@ -195,7 +200,9 @@ def load_request(
         source=os.fspath(spec.program.source),
         maps=spec.maps,
         words=dict(spec.words),
-        attach=tuple((a.program, a.kind, a.target, a.symbol, a.frequency, a.pid) for a in spec.attach),
+        attach=tuple(
+            (a.program, a.kind, a.target, a.symbol, a.frequency, a.pid, a.everywhere) for a in spec.attach
+        ),
         attach_all=spec.attach_all,
         knobs=_asked(spec, "knobs", settings),
         data=_asked(spec, "data", settings),
@@ -205,6 +212,7 @@ def load_request(
         row_buffer=int(settings.row_buffer),
         methods=settings.read,
         timeout=float(timeout),
+        rescan=float(rescan),
         attach_programs=attach,
     )
 

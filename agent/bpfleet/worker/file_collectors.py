@@ -50,6 +50,7 @@ class _Attach(Settings, frozen=True, kw_only=True):
     symbol: str = ""
     frequency: int = 0
     pid: int = 0
+    everywhere: bool = False
 
 
 class _File(Settings, frozen=True, kw_only=True):

@@ -55,7 +55,8 @@ class Startup:
         wanted: dict[str, tuple[Collector, CollectorSettings]] = {}
         for spec, settings in self._specs():
             try:
-                request = load_request(spec, settings, self.config.agent.load_timeout, attach=attach)
+                agent = self.config.agent
+                request = load_request(spec, settings, agent.load_timeout, rescan=agent.rescan, attach=attach)
             except BpfleetError as error:
                 self._can_not(spec.name, "collector", error)
                 continue
