@@ -13,16 +13,28 @@ PACKAGES  := python3 python3-venv python3-bpfcc libbpf1 libbpf-dev linux-libc-de
 # What the tests and benchmarks compare with, and make work for.
 TEST_PACKAGES := gcc libc6-dev bpftool llvm binutils iproute2 libbpf-tools bpfcc-tools procps util-linux mount clickhouse-server golang-go
 
+# What boots Debian's stock kernels in virtual machines.
+KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 linux-image-6.12-amd64 busybox-static
+
 SETUP     := $(VENV)/.ready
 TEST_SETUP := $(VENV)/.ready-for-tests
 
-.PHONY: run test lint bench clean setup
+.PHONY: run test test-kernels kernels-table lint bench clean setup
 
 run: $(SETUP)
 	@exec sh etc/demo.sh $(BIN)/bpfleet $(CONFIG) $(DURATION)
 
 test: $(TEST_SETUP) lint
 	$(BIN)/python -m pytest $(TESTS)
+
+# The same objects on Debian's kernels 6.1 and 6.12; see docs/kernels.md.
+test-kernels: $(TEST_SETUP)
+	@sh etc/apt-install.sh $(KERNEL_PACKAGES)
+	$(BIN)/python tests/kernels/virtual_machines.py
+
+# After test-kernels: the tables of docs/kernels.md, from what was found.
+kernels-table: $(TEST_SETUP)
+	$(BIN)/python tests/kernels/table.py
 
 lint: $(TEST_SETUP)
 	$(BIN)/ruff format --check .

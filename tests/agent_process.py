@@ -15,6 +15,9 @@ from typing import Any
 
 BPFLEET = str(Path(sys.executable).with_name("bpfleet"))
 
+PATIENCE = float(os.environ.get("BPFLEET_TEST_PATIENCE", "1"))
+"""How many times longer than usual things may take, as on a processor that is emulated."""
+
 Record = dict[str, Any]
 
 
@@ -78,7 +81,7 @@ class Agent:
 
     def wait_for(self, what: Callable[[], Any], seconds: float = 30.0) -> Any:
         """The first true value of `what`; fails with the agent's own words when none comes."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while time.monotonic() < end:
             found = what()
             if found:
@@ -142,13 +145,13 @@ class Agent:
         if self.process.poll() is None:
             self.process.send_signal(number)
             try:
-                self.process.wait(20)
+                self.process.wait(20 * PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
                 raise
         for reader in self._readers:
-            reader.join(5)
+            reader.join(5 * PATIENCE)
             assert not reader.is_alive(), "a process that it started still holds its output"
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:

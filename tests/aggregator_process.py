@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from distributions import distribution
 class AggregatorProcess:
     """A running aggregator; `restart` starts it anew on the same endpoint and state.
 
-    It runs as nobody, so `directory` is one that others may enter: fixture `shared_path`.
+    It runs as nobody, so `directory` is one that others may enter: fixture `shared_path`. With `terminal` its
+    stderr is one.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class AggregatorProcess:
         store: str = "[store.rows]",
         bind: str = "tcp://127.0.0.1:*",
         prefix: Sequence[str] = (),
+        terminal: bool = False,
     ) -> None:
         self.directory, self.state = directory, directory / "aggregator"
         self._settings, self._store, self._bind, self._prefix = settings, store, bind, list(prefix)
+        self._terminal = terminal
         self.environment = {**os.environ}
         if not (directory / "site").exists():
             source = Path(sqlite_store.__file__).read_text()
@@ -54,23 +58,28 @@ class AggregatorProcess:
             f"{self._settings}\n{self._store}\n"
         )
         self.said_before = len(self.lines)
+        ours, theirs = os.openpty() if self._terminal else os.pipe()
         self.process = subprocess.Popen(
             [*self._prefix, BPFLEET, "aggregate", "--config", str(config)],
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=theirs,
             env=self.environment,
         )
-        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        os.close(theirs)
+        self._reader = threading.Thread(target=self._read, args=(ours,), daemon=True)
         self._reader.start()
         line = self.wait_for_line("listening on")
         match = re.search(r"(?:tcp|ipc)://[^\s;,]+", line)
         assert match is not None
         self.endpoint = self._bind = match.group()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        with process.stderr:
-            self.lines.extend(process.stderr)
+    def _read(self, fd: int) -> None:
+        rest = ""
+        # Of a terminal the end is an error. What stands in the place of another line is a line here.
+        with suppress(OSError), os.fdopen(fd, "rb", buffering=0) as stderr:
+            while data := stderr.read(1 << 16):
+                *lines, rest = (rest + data.decode()).replace("\r", "\n").split("\n")
+                self.lines += (f"{line}\n" for line in lines if line.strip())
+        self.lines += [rest] if rest else []
 
     def wait_for_line(self, words: str, seconds: float = 30.0) -> str:
         """The first line since the (latest) start that has these words."""

@@ -38,7 +38,7 @@ _CONFIG = """<yandex>
  <users_config>users.xml</users_config><default_profile>default</default_profile>
  <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size>
  <timezone>{timezone}</timezone>
-</yandex>"""
+{extra}</yandex>"""
 _USERS = """<yandex>
  <profiles><default/><small><max_memory_usage>30000000</max_memory_usage></small><reader><readonly>2</readonly></reader>
  </profiles>
@@ -61,6 +61,10 @@ def free_port() -> int:
         return port
 
 
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: it ends when this process does, however that ends."""
+
+
 class ServerProcess:
     """Debian's clickhouse-server with a folder, ports and users of its own."""
 
@@ -68,21 +72,29 @@ class ServerProcess:
         self.folder = folder
         for name in ("data", "tmp"):
             (folder / name).mkdir(parents=True)
-        self.http = free_port()
-        # Not UTC, so that nothing leans on the server's own time zone.
-        settings = {"folder": folder, "http": self.http, "tcp": free_port(), "timezone": "Asia/Tokyo"}
-        (folder / "config.xml").write_text(_CONFIG.format(**settings))
+        self.http, self.tcp = free_port(), free_port()
+        self.configure()
         (folder / "users.xml").write_text(_USERS.format(password=PASSWORD))
         self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, extra: str = "") -> None:
+        """Write its configuration, with that XML besides; before `start`."""
+        # Not UTC, so that nothing leans on the server's own time zone.
+        settings = {"folder": self.folder, "http": self.http, "tcp": self.tcp, "timezone": "Asia/Tokyo"}
+        (self.folder / "config.xml").write_text(_CONFIG.format(**settings, extra=extra))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Returns when it answers."""
         self._process = subprocess.Popen(
-            ["/usr/sbin/clickhouse-server", f"--config-file={self.folder}/config.xml"],
+            [*DIES_WITH_US, "/usr/sbin/clickhouse-server", f"--config-file={self.folder}/config.xml"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -166,6 +178,8 @@ class Place:
     def __init__(self, server: ServerProcess | None, engine: Engine | None, state: Path) -> None:
         self._server, self._engine = server, engine
         self.database = f"t_{uuid4().hex[:12]}"
+        self.defaults: dict[str, Any] = {}
+        """Settings of every store and reader here."""
         self.context = StoreContext("clickhouse", state, self.noted.append)
         self._opened: list[ClickhouseStore | ClickhouseReader] = []
 
@@ -181,7 +195,7 @@ class Place:
     def settings(self, **changes: Any) -> ClickhouseSettings:
         url = self._server.url if self._server is not None else "http://127.0.0.1:1"
         return ClickhouseSettings(
-            **{"url": url, "database": self.database, "timeout": Duration(60.0), **changes}
+            **{"url": url, "database": self.database, "timeout": Duration(60.0), **self.defaults, **changes}
         )
 
     def store(self, **changes: Any) -> ClickhouseStore:

@@ -15,7 +15,9 @@ import pytest
 import zmq
 
 from agent_process import Agent
+from aggregator_client import Client
 from aggregator_peer import Peer, Store
+from aggregator_process import AggregatorProcess
 from bpfleet import SinkContext
 from bpfleet.settings import convert
 from bpfleet_plugins.sinks.zmq import ZmqSettings, ZmqSink
@@ -115,6 +117,37 @@ def shared_path() -> Iterator[Path]:
     made.chmod(0o755)
     yield made
     shutil.rmtree(made)
+
+
+# ---- the aggregator
+
+
+@pytest.fixture
+def start_aggregator(shared_path: Path) -> Iterator[Callable[..., AggregatorProcess]]:
+    """Start `bpfleet aggregate`; each must end with exit code 0."""
+    started: list[AggregatorProcess] = []
+
+    def start(settings: str = "", **options: Any) -> AggregatorProcess:
+        started.append(AggregatorProcess(shared_path, settings, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        assert one.stop() == 0, one.said
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Client]]:
+    """Connect to an aggregator by hand; all connections are closed at the end."""
+    opened: list[Client] = []
+
+    def begin(*arguments: Any, **options: Any) -> Client:
+        opened.append(Client(*arguments, **options))
+        return opened[-1]
+
+    yield begin
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture(scope="session")

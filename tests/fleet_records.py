@@ -39,6 +39,18 @@ GLOBALS = Schema(
     (Column("ticks", "value", "u64", None, "counter"), Column("busy", "value", "f64", None, "counter")),
 )
 """No keys: rows match by their index."""
+EVENTS = Schema(
+    "sys.calls",
+    "1",
+    "opened",
+    "",
+    (
+        Column("event_number", "key", "u64", None, "event"),
+        Column("pid", "value", "u32", None, "label"),
+        Column("path", "value", "char", 8, "label"),
+    ),
+)
+"""Rows that are events: each is told once."""
 KINDS = Schema(
     "kinds",
     "1",

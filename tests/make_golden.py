@@ -54,6 +54,27 @@ SMALL = Schema(
 )
 SMALL_ROWS = [(7, b"sh\0\0", 3), (300, b"cron", 1 << 40)]
 
+EVENTS = Schema(
+    "opens",
+    "3",
+    "failed",
+    "a perf event array",
+    (
+        Column("event_number", "key", "u64", None, "event"),
+        Column("cpu", "key", "u32", None, "label"),
+        Column("pid", "value", "u32", None, "label"),
+        Column("took", "value", "s64", None, "gauge", "ns"),
+        Column("path", "value", "char", 8, "label"),
+    ),
+)
+EVENT_COLUMNS = [
+    np.array([41, 42, 45], "<u8"),
+    np.array([0, 0, 3], "<u4"),
+    np.array([7, 7, 300], "<u4"),
+    np.array([-1, 1 << 40, 0], "<i8"),
+    np.array([b"/etc", b"/etc/pas", b""], "S8"),
+]
+
 _TYPES = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32", "f64", "bool", "char", "bytes")
 EVERY = Schema(
     "every-type",
@@ -236,6 +257,12 @@ def goldens() -> Iterator[Golden]:
         rows = many[number * 7 : number * 7 + 7]
         piece = snapshot_of(SMALL, small_columns(rows), part.seq, entries=17, part=number, parts=3)
         yield Golden(f"snapshot_part_{number}", bytes(part.data), plain(piece))
+    events = encode_schema(EVENTS)
+    yield Golden("schema_events", bytes(events.data), plain(EVENTS))
+    losses = {"failed_insert": 0, "lost": 1 << 40, "no_room": 2}
+    drained = snapshot_of(EVENTS, EVENT_COLUMNS, 15, method="drain", losses=losses)
+    (frame,) = encode_snapshot(drained, events)
+    yield Golden("snapshot_events", bytes(frame.data), plain(drained))
     yield Golden("gap", bytes(encode_gap(GAP).data), plain(GAP))
     yield Golden("status", bytes(encode_status(STATUS).data), plain(STATUS))
 

@@ -1,13 +1,14 @@
 """A small real store, as a plugin from elsewhere: rows in SQLite, with the marks in the same transaction.
 
 It has no unique index: a record that is stored twice is there twice, and a test sees it. A file `fail` beside
-the database makes it say "not now"; `broken`, raise something else for everything. A record with b"POISON" in
-its columns can't be stored.
+the database makes it say "not now"; `broken`, raise something else for everything; `wait`, be slow until it
+is gone. A record with b"POISON" in its columns can't be stored.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ class SqliteStore:
 
     def commit(self, batch: Sequence[Received]) -> None:
         """As the contract says."""
+        end = time.monotonic() + 60
+        while (self._directory / "wait").exists() and time.monotonic() < end:
+            time.sleep(0.01)
         if (self._directory / "fail").exists():
             raise StoreError("the file 'fail' is there")
         if (self._directory / "broken").exists():

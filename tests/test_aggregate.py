@@ -17,19 +17,6 @@ OpenSink = Callable[..., ZmqSink]
 
 
 @pytest.fixture
-def start(shared_path: Path) -> Iterator[Start]:
-    started: list[AggregatorProcess] = []
-
-    def begin(settings: str = "", **options: Any) -> AggregatorProcess:
-        started.append(AggregatorProcess(shared_path, settings, **options))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        assert one.stop() == 0, one.said
-
-
-@pytest.fixture
 def sink(shared_path: Path) -> Iterator[Callable[..., ZmqSink]]:
     opened: list[ZmqSink] = []
 
@@ -43,8 +30,8 @@ def sink(shared_path: Path) -> Iterator[Callable[..., ZmqSink]]:
         one.close()
 
 
-def test_what_the_sink_has_delivered_is_stored(start: Start, sink: OpenSink) -> None:
-    aggregator = start()
+def test_what_the_sink_has_delivered_is_stored(start_aggregator: Start, sink: OpenSink) -> None:
+    aggregator = start_aggregator()
     sink(aggregator).write(
         [frame(1), encode_gap(gap(2, 5, 7)), encode_status(status(3)), frame(4, {"cat": 7})]
     )
@@ -57,8 +44,8 @@ def test_what_the_sink_has_delivered_is_stored(start: Start, sink: OpenSink) -> 
     assert "ended: 4 records stored" in aggregator.said
 
 
-def test_a_killed_aggregator_goes_on_where_it_was(start: Start, sink: OpenSink) -> None:
-    aggregator = start()
+def test_a_killed_aggregator_goes_on_where_it_was(start_aggregator: Start, sink: OpenSink) -> None:
+    aggregator = start_aggregator()
     one = sink(aggregator, ack_timeout=1.0, backoff=0.05)
     one.write([frame(1), frame(2)])
     assert aggregator.seqs(2) == [1, 2]
@@ -68,8 +55,8 @@ def test_a_killed_aggregator_goes_on_where_it_was(start: Start, sink: OpenSink) 
     assert aggregator.seqs(4) == [1, 2, 3, 4]
 
 
-def test_a_record_that_the_store_cant_take_costs_no_other(start: Start, sink: OpenSink) -> None:
-    aggregator = start()
+def test_a_record_that_the_store_cant_take_costs_no_other(start_aggregator: Start, sink: OpenSink) -> None:
+    aggregator = start_aggregator()
     sink(aggregator).write([frame(1), frame(2), frame(3, {"POISON": 1}), frame(4), frame(5)])
     rows = aggregator.stored(5)
     # The agent tells of the refused one by a gap, which follows.
@@ -82,9 +69,9 @@ def test_a_record_that_the_store_cant_take_costs_no_other(start: Start, sink: Op
 
 @pytest.mark.parametrize("trouble", ["fail", "broken"])
 def test_while_nothing_can_be_stored_nothing_is_acknowledged_and_then_all_is(
-    start: Start, sink: OpenSink, trouble: str
+    start_aggregator: Start, sink: OpenSink, trouble: str
 ) -> None:
-    aggregator = start()
+    aggregator = start_aggregator()
     (aggregator.state / trouble).touch()
     one = sink(aggregator, ack_timeout=0.5, backoff=0.05)
     frames = [frame(seq) for seq in range(1, 30)]
@@ -96,8 +83,10 @@ def test_while_nothing_can_be_stored_nothing_is_acknowledged_and_then_all_is(
     assert aggregator.seqs(29) == list(range(1, 30))
 
 
-def test_an_agent_that_waited_for_the_store_is_told_when_it_is_back(start: Start, sink: OpenSink) -> None:
-    aggregator = start()
+def test_an_agent_that_waited_for_the_store_is_told_when_it_is_back(
+    start_aggregator: Start, sink: OpenSink
+) -> None:
+    aggregator = start_aggregator()
     one = sink(aggregator)
     one.write([frame(1)])
     assert aggregator.seqs(1) == [1]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zmq
 
 from agent_process import run
+from aggregator_client import Client, hello, welcomed
 from aggregator_process import AggregatorProcess
 from bpfleet.keys import KeyPair, write_pair
-from bpfleet.wire.messages import Bye, Data, Hello, Message, Welcome, decode, encode
+from bpfleet.wire.messages import Bye, Data, Message, Welcome
 from sample_records import AGENT
 
 Start = Callable[..., AggregatorProcess]
+Connect = Callable[..., Client]
 
 PUBLIC, SECRET = (key.decode() for key in zmq.curve_keypair())
 
@@ -39,73 +39,19 @@ class Keyring:
         return public, secret
 
 
-class Client:
-    """A DEALER with a key, and what it was answered."""
-
-    def __init__(self, endpoint: str, keys: tuple[bytes, bytes] | None, server: str = PUBLIC) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.socket = self._context.socket(zmq.DEALER)
-        self.socket.linger = 0
-        if keys is not None:
-            self.socket.curve_publickey, self.socket.curve_secretkey = keys
-            self.socket.curve_serverkey = server.encode()
-        self.socket.connect(endpoint)
-
-    def ask(self, message: Message, milliseconds: int = 10_000) -> Message | None:
-        """What is answered; None for nothing in time."""
-        # One that was not let in has nowhere to send to.
-        with suppress(zmq.Again):
-            self.socket.send_multipart(encode(message), zmq.DONTWAIT)
-        return self.answer(milliseconds)
-
-    def answer(self, milliseconds: int = 10_000) -> Message | None:
-        """The next message; None for nothing in time."""
-        if not self.socket.poll(milliseconds):
-            return None
-        return decode(self.socket.recv_multipart())
-
-    def close(self) -> None:
-        """Without a word."""
-        self.socket.close(linger=0)
-        self._context.term()
-
-
 @pytest.fixture
 def keyring(shared_path: Path) -> Keyring:
     return Keyring(shared_path)
 
 
 @pytest.fixture
-def start(shared_path: Path) -> Iterator[Start]:
-    started: list[AggregatorProcess] = []
+def connect(connect: Connect) -> Connect:
+    """Expecting of the aggregator the key that it has."""
 
-    def begin(settings: str = "", **options: Any) -> AggregatorProcess:
-        started.append(AggregatorProcess(shared_path, settings, **options))
-        return started[-1]
+    def begin(endpoint: str, keys: tuple[bytes, bytes] | None, server: str = PUBLIC) -> Client:
+        return connect(endpoint, keys, server)
 
-    yield begin
-    for one in started:
-        assert one.stop() == 0, one.said
-
-
-@pytest.fixture
-def connect() -> Iterator[Callable[..., Client]]:
-    opened: list[Client] = []
-
-    def begin(*arguments: Any, **options: Any) -> Client:
-        opened.append(Client(*arguments, **options))
-        return opened[-1]
-
-    yield begin
-    for one in opened:
-        one.close()
-
-
-Connect = Callable[..., Client]
-
-
-def hello(agent: str = AGENT, spool: str = "s1") -> Hello:
-    return Hello(agent=agent, spool=spool, first=1, last=0)
+    return begin
 
 
 def refusal(answer: Message | None) -> str:
@@ -115,15 +61,11 @@ def refusal(answer: Message | None) -> str:
     return answer.refused
 
 
-def welcomed(answer: Message | None) -> bool:
-    return isinstance(answer, Welcome) and not answer.refused
-
-
 def test_a_listed_key_speaks_for_the_agent_that_it_is_listed_for(
-    start: Start, connect: Connect, keyring: Keyring
+    start_aggregator: Start, connect: Connect, keyring: Keyring
 ) -> None:
     mine = keyring.admit(AGENT)
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     assert f"public key {PUBLIC}" in aggregator.wait_for_line("public key")
     assert welcomed(connect(aggregator.endpoint, mine).ask(hello()))
     assert "is not listed for agent other" in refusal(connect(aggregator.endpoint, mine).ask(hello("other")))
@@ -131,10 +73,10 @@ def test_a_listed_key_speaks_for_the_agent_that_it_is_listed_for(
 
 
 def test_an_unknown_key_a_wrong_server_key_and_no_key_get_no_answer(
-    start: Start, connect: Connect, keyring: Keyring
+    start_aggregator: Start, connect: Connect, keyring: Keyring
 ) -> None:
     mine = keyring.admit()
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     stranger = zmq.curve_keypair()
     clients = [
         connect(aggregator.endpoint, stranger),
@@ -148,10 +90,10 @@ def test_an_unknown_key_a_wrong_server_key_and_no_key_get_no_answer(
 
 
 def test_a_key_for_any_agent_belongs_to_the_first_it_comes_with_also_after_a_kill(
-    start: Start, connect: Connect, keyring: Keyring
+    start_aggregator: Start, connect: Connect, keyring: Keyring
 ) -> None:
     first, second = keyring.admit(), keyring.admit()
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     assert welcomed(connect(aggregator.endpoint, first).ask(hello("a1")))
     aggregator.kill()
     aggregator.restart()
@@ -162,17 +104,19 @@ def test_a_key_for_any_agent_belongs_to_the_first_it_comes_with_also_after_a_kil
 
 
 def test_an_agent_that_is_listed_by_name_can_not_be_taken_by_a_key_for_any(
-    start: Start, connect: Connect, keyring: Keyring
+    start_aggregator: Start, connect: Connect, keyring: Keyring
 ) -> None:
     anybody, named = keyring.admit(), keyring.admit("a1")
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     assert "another one is" in refusal(connect(aggregator.endpoint, anybody).ask(hello("a1")))
     assert welcomed(connect(aggregator.endpoint, named).ask(hello("a1")))
 
 
-def test_the_list_is_read_again_without_a_restart(start: Start, connect: Connect, keyring: Keyring) -> None:
+def test_the_list_is_read_again_without_a_restart(
+    start_aggregator: Start, connect: Connect, keyring: Keyring
+) -> None:
     old = keyring.admit("a1")
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     session = connect(aggregator.endpoint, old)
     assert welcomed(session.ask(hello("a1")))
     keyring.list.write_text("")
@@ -185,9 +129,11 @@ def test_the_list_is_read_again_without_a_restart(start: Start, connect: Connect
     assert welcomed(connect(aggregator.endpoint, new).ask(hello("a1")))
 
 
-def test_a_list_that_is_wrong_changes_nothing(start: Start, connect: Connect, keyring: Keyring) -> None:
+def test_a_list_that_is_wrong_changes_nothing(
+    start_aggregator: Start, connect: Connect, keyring: Keyring
+) -> None:
     mine = keyring.admit()
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     with keyring.list.open("a") as file:
         file.write("half a line\n")
     aggregator.wait_for_line("agent-keys:3: not a key and an agent; the list from before stays in force")
@@ -195,10 +141,10 @@ def test_a_list_that_is_wrong_changes_nothing(start: Start, connect: Connect, ke
 
 
 def test_a_revoked_agent_may_come_back_with_a_new_key(
-    start: Start, connect: Connect, keyring: Keyring
+    start_aggregator: Start, connect: Connect, keyring: Keyring
 ) -> None:
     old = keyring.admit()
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     assert welcomed(connect(aggregator.endpoint, old).ask(hello("a1")))
     keyring.list.write_text("")
     new = keyring.admit()
@@ -207,10 +153,10 @@ def test_a_revoked_agent_may_come_back_with_a_new_key(
 
 
 def test_while_bindings_cant_be_kept_no_new_agent_is_admitted(
-    start: Start, connect: Connect, keyring: Keyring
+    start_aggregator: Start, connect: Connect, keyring: Keyring
 ) -> None:
     mine = keyring.admit()
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     (aggregator.state / "agents").mkdir()
     answer = connect(aggregator.endpoint, mine).ask(hello("a1"))
     assert isinstance(answer, Bye)
@@ -220,10 +166,10 @@ def test_while_bindings_cant_be_kept_no_new_agent_is_admitted(
 
 
 def test_data_of_a_stranger_to_the_session_is_not_heard(
-    start: Start, connect: Connect, keyring: Keyring
+    start_aggregator: Start, connect: Connect, keyring: Keyring
 ) -> None:
     mine = keyring.admit("a1")
-    aggregator = start(keyring.settings)
+    aggregator = start_aggregator(keyring.settings)
     client = connect(aggregator.endpoint, mine)
     answer = client.ask(Data(spool="s1", seq=1, frame=b"x"))
     assert isinstance(answer, Bye)
@@ -250,6 +196,8 @@ def test_a_wrong_configuration_is_an_error_with_a_remedy(shared_path: Path, sett
     assert "Traceback" not in done.stderr
 
 
-def test_without_keys_another_hosts_agents_are_let_in_only_where_that_is_said(start: Start) -> None:
-    aggregator = start('curve = "off"', bind="tcp://0.0.0.0:*")
+def test_without_keys_another_hosts_agents_are_let_in_only_where_that_is_said(
+    start_aggregator: Start,
+) -> None:
+    aggregator = start_aggregator('curve = "off"', bind="tcp://0.0.0.0:*")
     assert "without keys" in aggregator.said

@@ -64,6 +64,7 @@ EXPORTED = [
     "hookimpl",
     "label",
     "padding",
+    "stack",
     "struct",
     "timestamp",
 ]
@@ -330,29 +331,35 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
     ("rooms", "allowed"),
     [
         # Root, and long-lived: nothing that is not its own.
-        ("supervisor", "errors ipc kernel msgpack"),
+        ("supervisor", "errors ipc kernel users msgpack"),
         # Root, and short-lived: no configuration, no plugin, no sink.
         (
             "loader",
-            "errors kernel ipc schema layout spec protocol bpfleet_bpf bcc"
+            "errors kernel map_entries ipc schema events layout spec protocol bpfleet_bpf bcc"
             " bpf_object btf elf attach_points checked_bytes packing",
         ),
         # No privileges: reads by fd, and can neither compile nor load.
         (
             "worker",
             "bpfleet errors kernel ipc schema layout settings spec protocol"
-            " wire reading config identity plugins checking packing numpy msgspec",
+            " wire reading draining symbols config identity plugins checking packing map_entries"
+            " numpy msgspec",
         ),
         ("reading", "errors kernel schema layout wire numpy"),
+        ("draining", "events kernel layout protocol reading numpy"),
+        ("symbols", "kernel numpy"),
         # Needs no kernel: an aggregator uses it too.
         ("wire", "errors layout schema msgpack msgspec numpy zstandard"),
         ("views", "errors wire msgspec numpy rich"),
         # Plain data, for plugins, tests and documentation.
         ("errors", ""),
         ("schema", "errors"),
+        ("events", "layout schema"),
         ("layout", "schema"),
         ("packing", "errors schema layout checked_bytes"),
+        ("map_entries", "kernel"),
         ("settings", "errors msgspec"),
+        ("users", "errors"),
         ("spec", "errors schema settings"),
         ("stores", "settings"),
         ("hooks", "pluggy"),
@@ -364,7 +371,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
             OBJECT_FILES,
             f"errors schema layout packing {OBJECT_FILES}",
         ),
-        ("schema_source", "errors schema layout bpf_object loader"),
+        ("schema_source", "errors schema events layout bpf_object loader"),
         ("kernel", ""),
         ("ipc", "msgpack"),
         ("identity", "errors wire"),
@@ -373,7 +380,8 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Tries what the agent does; nothing depends on it but its command.
         (
             "doctor",
-            "errors kernel schema layout btf_types config plugins reading loader supervisor bpfleet_bpf",
+            "errors kernel schema layout btf_types config plugins reading loader supervisor users"
+            " bpfleet_bpf",
         ),
     ],
 )
@@ -393,7 +401,7 @@ def test_only_the_command_line_imports_the_command_line() -> None:
         ("bcc", "loader"),
         ("click", "cli"),
         ("pluggy", "hooks plugins"),
-        ("numpy", "reading wire views worker"),
+        ("numpy", "draining reading symbols wire views worker"),
         ("zmq", "cli"),
     ],
 )
@@ -462,13 +470,13 @@ def test_a_plugin_imports_of_the_agent_only_what_is_public(path: Path) -> None:
             assert room(one.name) in PUBLIC, f"{path} imports {one.name}"
 
 
-def test_the_aggregator_imports_of_the_agent_what_is_public_and_the_finder_of_plugins() -> None:
+def test_the_aggregator_imports_of_the_agent_what_is_public_and_what_finds_plugins_and_users() -> None:
     files = list((ROOT / "aggregator").rglob("*.py"))
     assert len(files) > 10
     for path in files:
         for one in imports(path):
             if one.name == "bpfleet" or one.name.startswith("bpfleet."):
-                assert room(one.name) in PUBLIC | {"plugins"}, f"{path} imports {one.name}"
+                assert room(one.name) in PUBLIC | {"plugins", "users"}, f"{path} imports {one.name}"
 
 
 def test_no_modules_of_the_aggregator_import_one_another_in_a_circle() -> None:

@@ -118,6 +118,40 @@ def test_a_worker_that_dies_again_and_again_leaves_the_counters_alone(start_agen
     assert set(seqs) | told == set(range(1, max(seqs) + 1)), "a record was lost and no gap tells of it"
 
 
+STUBBORN = '[agent]\ninterval = "100ms"\ndrain = "1s"\n[collectors.execve]\n'
+
+
+def stopped(agent: Agent) -> int:
+    """The worker's pid; it is stopped, so that it hears no SIGTERM: what a worker that hangs looks like."""
+    worker = agent.child("bpfleet.worker")
+    os.kill(worker, signal.SIGSTOP)
+    agent.wait_for(lambda: proc_status(worker)["State"].startswith("T"))
+    return worker
+
+
+def test_a_worker_that_does_not_end_in_time_is_killed_and_the_agent_ends(start_agent: Start) -> None:
+    agent = start_agent(STUBBORN)
+    agent.next_snapshot("execve", "counts")
+    worker = stopped(agent)
+    began = time.monotonic()
+    assert agent.stop() == 1, "not all was delivered"
+    assert time.monotonic() - began > 1.0, "it had its time to end by itself"
+    assert "the worker did not end in time and is killed" in agent.stderr
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_reload_goes_on_though_the_worker_hangs(start_agent: Start) -> None:
+    agent = start_agent(STUBBORN)
+    before = agent.next_snapshot("execve", "counts")
+    worker = stopped(agent)
+    agent.process.send_signal(signal.SIGHUP)
+    agent.child("bpfleet.worker", other_than=worker)
+    assert not Path(f"/proc/{worker}").exists()
+    assert agent.next_snapshot("execve", "counts")["generation"] == before["generation"]
+    assert "the worker did not end in time and is killed" in agent.stderr
+    assert agent.stop() == 0, "the deadline of the one before does not hold for the next"
+
+
 def test_no_worker_outlives_its_supervisor(start_agent: Start) -> None:
     agent = start_agent(QUICK)
     agent.next_snapshot("execve", "counts")

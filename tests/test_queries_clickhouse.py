@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from bpfleet.plugins import Plugins
 from bpfleet.stores import Received, StoreContext, StoreReader
+from bpfleet_aggregator.stores.clickhouse.instants import with_decimal_now
 from clickhouse_servers import Place
 from query_fleet import records
 from test_queries import QUESTIONS
@@ -46,12 +49,37 @@ def test_the_ten_questions_have_the_same_answers(
     store = place.store()
     for received in fleet:
         store.commit(received)
-    # A point in time is a decimal on 18.16, which it does not compare with now() (docs/clickhouse.md).
-    asked = [(name, sql) for name, sql, _ in QUESTIONS if place.is_modern or "now()" not in sql]
-    assert len(asked) == (10 if place.is_modern else 4)
-    for name, sql in asked:
+    for name, sql, _ in QUESTIONS:
         ours = [list(map(plain, row.values())) for row in place.ask(sql)]
         theirs = [list(map(plain, row.values())) for row in embedded.query(sql).read_all().to_pylist()]
         assert len(ours) == len(theirs) > 0, name
         for mine, other in zip(ours, theirs, strict=True):
             assert mine == pytest.approx(other), name
+
+
+@pytest.mark.parametrize(
+    ("sql", "seconds"),
+    [
+        ("SELECT time > now() FROM x", [0]),
+        (
+            "time>NOW ( ) - interval 5 minute AND x < now() + INTERVAL 2 HOURS - INTERVAL 1 SECOND",
+            [-300, 7199],
+        ),
+        ("SELECT 'now()', `now()`, known(), x.now() -- now()\n /* now() */", []),
+        ("time > now() - INTERVAL 1 MONTH", [0]),  # of no fixed length: the server says that it can't
+    ],
+)
+def test_now_is_seconds_where_points_in_time_are_decimals(sql: str, seconds: list[int]) -> None:
+    made = with_decimal_now(sql)
+    assert re.findall(r"toDecimal64\(toInt64\(toUInt32\(now\(\)\)\) \+ \((-?\d+)\), 6\)", made) == [
+        str(one) for one in seconds
+    ]
+    if not seconds:
+        assert made == sql
+
+
+def test_now_is_now(place: Place) -> None:
+    place.store()
+    (row,) = place.ask("SELECT now() AS at, now() - INTERVAL 1 HOUR AS earlier")
+    assert abs(row["at"].timestamp() - time.time()) < 60
+    assert (row["at"] - row["earlier"]).total_seconds() == 3600

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bpfleet.errors import StoreError
 from bpfleet.wire import Column, Schema
-from bpfleet_aggregator.stores.arrow_columns import arrow_column, arrow_type, key_rest
+from bpfleet_aggregator.stores.arrow_columns import arrow_column, arrow_type, column_bytes, key_rest
 from bpfleet_aggregator.stores.placing import RowStarts, micros
 from bpfleet_aggregator.stores.relations import Recorded, Relations, identifier
 from sample_records import snapshot
@@ -82,6 +82,13 @@ def test_the_rate_relation_has_keys_increases_and_rates_under_names_that_differ(
 
 
 # ---- schemas that change
+
+
+def test_events_have_no_rates_whatever_their_columns_say() -> None:
+    number = Column("event_number", "key", "u64", None, "event")
+    placed = Relations().place(schema("opens", "failed", number, counter("took")))
+    assert not placed.relation.has_rate
+    assert [field.name for field in placed.fields] == ["event_number", "took"]
 
 
 def test_a_field_that_is_added_is_a_column_that_is_added() -> None:
@@ -171,7 +178,7 @@ def parts(column: Column, raw: bytes, cut: int) -> list[np.ndarray]:
 @given(st.lists(st.binary(min_size=6, max_size=6), max_size=20), st.integers(0, 20))
 def test_text_is_what_its_bytes_decode_to_one_by_one(values: list[bytes], cut: int) -> None:
     column = Column("t", "value", "char", 6, "label")
-    made = arrow_column(column, parts(column, b"".join(values), cut))
+    made = arrow_column(column, column_bytes(parts(column, b"".join(values), cut)))
     made.validate(full=True)
     assert made.to_pylist() == [one.partition(b"\0")[0].decode("utf-8", "replace") for one in values]
 
@@ -180,7 +187,7 @@ def test_text_is_what_its_bytes_decode_to_one_by_one(values: list[bytes], cut: i
 def test_text_that_is_cut_inside_a_character_says_so(values: list[str]) -> None:
     column = Column("t", "value", "char", 3, "label")
     raw = [one.encode()[:3].ljust(3, b"\0") for one in values]
-    made = arrow_column(column, [np.frombuffer(b"".join(raw), column.dtype)])
+    made = arrow_column(column, b"".join(raw))
     assert made.to_pylist() == [one.partition(b"\0")[0].decode("utf-8", "replace") for one in raw]
 
 
@@ -206,8 +213,7 @@ def test_a_column_of_bytes_becomes_an_arrow_array(
     kind: str, count: int | None, raw: bytes, values: list[object]
 ) -> None:
     column = Column("x", "value", kind, count, "gauge")
-    size = column.dtype.itemsize
-    made = arrow_column(column, [np.ndarray((len(raw) // size,), column.dtype, raw)])
+    made = arrow_column(column, raw)
     made.validate(full=True)
     assert made.type == arrow_type(column)
     assert made.to_pylist() == values
@@ -216,7 +222,7 @@ def test_a_column_of_bytes_becomes_an_arrow_array(
 def test_columns_that_are_no_stretch_of_memory_are_taken_too() -> None:
     column = counter("n", "u16")
     strided = np.arange(10, dtype="<u2")[::2]
-    made = arrow_column(column, [strided, strided])
+    made = arrow_column(column, column_bytes([strided, strided]))
     assert made.to_pylist() == [0, 2, 4, 6, 8] * 2
     assert pa.types.is_uint16(made.type)
 
@@ -224,16 +230,16 @@ def test_columns_that_are_no_stretch_of_memory_are_taken_too() -> None:
 @given(st.lists(st.binary(min_size=4, max_size=4), max_size=20))
 def test_keys_whose_bytes_differ_are_told_apart_though_their_text_is_the_same(values: list[bytes]) -> None:
     column = Column("t", "key", "char", 4, "label")
-    array = np.frombuffer(b"".join(values), column.dtype)
-    rest = key_rest([column], [[array]])
+    raw = b"".join(values)
+    rest = key_rest([column], [raw])
     numbers = [0] * len(values) if rest is None else rest.tolist()
-    texts = arrow_column(column, [array]).to_pylist()
+    texts = arrow_column(column, raw).to_pylist()
     assert len(set(zip(texts, numbers, strict=True))) == len(set(values))
 
 
 def test_text_that_says_all_of_its_bytes_needs_no_more() -> None:
     column = Column("t", "key", "char", 4, "label")
-    assert key_rest([column], [[np.array([b"sh", b"bash", b""], "S4")]]) is None
+    assert key_rest([column], [b"sh\0\0bash\0\0\0\0"]) is None
 
 
 # ---- parts

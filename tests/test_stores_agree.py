@@ -15,7 +15,7 @@ from bpfleet.plugins import Plugins
 from bpfleet.stores import Received, Store, StoreContext, StoreReader
 from bpfleet.wire import Column
 from clickhouse_servers import Place
-from fleet_records import CALLS, GLOBALS, KINDS, gap, origin, received, snapshot, status, wild_history
+from fleet_records import CALLS, EVENTS, GLOBALS, KINDS, gap, origin, received, snapshot, status, wild_history
 
 GROWN = replace(
     CALLS, version="2", columns=(*CALLS.columns, Column("more", "value", "u16", None, "counter")), id=""
@@ -43,6 +43,13 @@ def fleet() -> list[Received]:
         *received([status(1, 20, origin("a2")), status(2, 25, origin("a2"), software={}, collectors=[])]),
         *received([snapshot(CALLS, [], seq=1, seconds=30, origin=odd, losses={})], spool="é"),
         *received([gap(4, 4, origin=odd)], spool="z"),
+        *received(
+            [
+                snapshot(EVENTS, [(1, 7, b"a"), (2, 7, b"a")], seq=1, seconds=40, origin=origin("a4")),
+                snapshot(EVENTS, [(5, 7, b"a")], seq=2, seconds=41, origin=origin("a4"), method="drain"),
+            ],
+            spool="events",
+        ),
     ]
 
 
@@ -59,6 +66,7 @@ def embedded(tmp_path: Path) -> Iterator[tuple[Store, StoreReader]]:
 
 
 RELATIONS = [
+    "sys_calls_opened",
     "sys_calls_by_comm",
     "sys_calls_by_comm_rate",
     "sys_calls_bss",

@@ -40,14 +40,14 @@ def on_disk(name: str) -> bytes:
 def our_decoder() -> Decoder:
     """A decoder that has seen the golden schemas, from the files."""
     decoder = Decoder()
-    for name in ("schema_small", "schema_every_type"):
+    for name in ("schema_small", "schema_every_type", "schema_events"):
         decoder.decode(on_disk(name))
     return decoder
 
 
 def their_decoder() -> Reference:
     reference = Reference(inflate)
-    for name in ("schema_small", "schema_every_type"):
+    for name in ("schema_small", "schema_every_type", "schema_events"):
         reference.decode(on_disk(name))
     return reference
 

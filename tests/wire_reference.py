@@ -252,6 +252,10 @@ FIELDS: dict[str, dict[str, Check]] = {
 
 ERROR = record_of({}, dict.fromkeys(("error", "what", "where", "remedy", "log"), text()))
 PROGRAM = record_of({"name": name()}, {"attached": text()})
+LADDER = record_of(
+    {"name": name()},
+    {"taken": text(), "rung": u64, "rungs": u64, "refused": array_of(text())},
+)
 MAP = record_of(
     {"name": name()},
     {
@@ -269,6 +273,7 @@ COLLECTOR = record_of(
         "generation": u64,
         "interval_s": number,
         "programs": array_of(PROGRAM),
+        "ladders": array_of(LADDER),
         "maps": array_of(MAP),
     },
 )

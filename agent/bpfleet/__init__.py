@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         histogram,
         label,
         padding,
+        stack,
         struct,
         timestamp,
     )
@@ -62,6 +63,7 @@ _HOME = {
         "histogram",
         "label",
         "padding",
+        "stack",
         "struct",
         "timestamp",
     ),
@@ -109,6 +111,7 @@ __all__ = [
     "hookimpl",
     "label",
     "padding",
+    "stack",
     "struct",
     "timestamp",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bpfleet import btf, elf
 from bpfleet.attach_points import AttachPoint, attach_point
-from bpfleet.btf import Btf, MapDef
+from bpfleet.btf import Btf, Kind, MapDef
 from bpfleet.checked_bytes import printable
 from bpfleet.errors import ObjectError
 from bpfleet.layout import Layout, Leaf
@@ -64,6 +64,7 @@ class BpfObject:
     has_btf: bool
     core_relocations: int
     _layouts: Mapping[str, tuple[Layout | None, Layout | None]] = field(repr=False)
+    _types: Btf | None = field(repr=False, default=None)
 
     def layouts_of(self, map_name: str) -> tuple[Layout | None, Layout | None]:
         """Layouts of a map's key and value; None where the object tells no type, or has no such map.
@@ -73,6 +74,29 @@ class BpfObject:
         if map_name in self.globals:
             return _NOTHING, self.globals[map_name]
         return self._layouts.get(map_name, (None, None))
+
+    def calls(self, helper: int) -> bool:
+        """Whether any of its code calls the kernel's helper function of that number."""
+        call = struct.pack("<BBhi", 0x85, 0, 0, helper)
+        return any(
+            call in (one.data[at : at + _INSTRUCTION] for at in range(0, len(one.data), _INSTRUCTION))
+            for one in self.sections
+            if one.flags & elf.SHF_EXECINSTR
+        )
+
+    def struct_layout(self, name: str) -> Layout | None:
+        """The layout of a struct or typedef, as a map's value; None where the object has no such type."""
+        if self._types is None:
+            return None
+        for kind in (Kind.STRUCT, Kind.TYPEDEF):
+            found = self._types.find(name, kind)
+            if found is not None:
+                return self._types.layout(found.id, part="value")
+        return None
+
+    def pointed_structs(self) -> tuple[str, ...]:
+        """Structs that global variables point to, as in `const struct event *unused`; each name once."""
+        return () if self._types is None else self._types.pointed_structs()
 
     def initial_value(self, section: str, leaf: Leaf) -> Value | None:
         """What the file sets a global variable to; None where it says nothing (`.bss` is zeros)."""
@@ -119,6 +143,7 @@ def parse(data: bytes, name: str) -> BpfObject:
         types is not None,
         btf.core_relocations(extra.data, name) if extra else 0,
         layouts,
+        types,
     )
 
 

@@ -65,6 +65,17 @@ class Btf(Types):
         found = (self.type(one.type) for one in self.variables(section))
         return frozenset(one.name for one in found if one.kind is Kind.VAR and self._volatile(one.ref))
 
+    def pointed_structs(self) -> tuple[str, ...]:
+        """Names of the structs that global variables point to; each once."""
+        found: dict[str, None] = {}
+        for variable in self.of_kind(Kind.VAR):
+            pointer = self.resolve(variable.ref)
+            if pointer.kind is Kind.PTR:
+                pointed = self.resolve(pointer.ref)
+                if pointed.kind is Kind.STRUCT and pointed.name:
+                    found[pointed.name] = None
+        return tuple(found)
+
     def _volatile(self, type_id: int) -> bool:
         found = self.type(type_id)
         # Qualifiers of an array are on its elements.

@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,16 +24,17 @@ __all__ = [
     "bpf_call",
     "create_map",
     "delete",
-    "delete_entry",
-    "entry",
     "is_locked",
-    "keys",
     "link_create",
     "lookup",
+    "map_by_id",
     "map_info",
     "next_key",
+    "pop",
     "possible_cpus",
-    "put_entry",
+    "program_by_id",
+    "program_maps",
+    "read_iterator",
     "run_iterator",
     "run_program",
     "update",
@@ -46,7 +48,8 @@ _syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_lon
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _MAP_LOOKUP_BATCH, _LINK_CREATE = 10, 15, 24, 28
-_ITER_CREATE = 33
+_PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID, _MAP_LOOKUP_AND_DELETE_ELEM, _ITER_CREATE = 13, 14, 21, 33
+_MOST_PROGRAM_MAPS = 64  # MAX_USED_MAPS
 
 F_LOCK = 4
 """Flag of lookups and updates: under the value's own lock."""
@@ -113,6 +116,28 @@ def create_map(kind: int, key_size: int, value_size: int, max_entries: int, flag
     return bpf_call(_MAP_CREATE, _attributes("=5I52x", kind, key_size, value_size, max_entries, flags))
 
 
+def map_by_id(number: int) -> int:
+    """A new fd of the map of that id; takes CAP_SYS_ADMIN."""
+    return bpf_call(_MAP_GET_FD_BY_ID, _attributes("=III", number, 0, 0))
+
+
+def program_by_id(number: int) -> int:
+    """A new fd of the program of that id; takes CAP_SYS_ADMIN."""
+    return bpf_call(_PROG_GET_FD_BY_ID, _attributes("=III", number, 0, 0))
+
+
+def program_maps(fd: int) -> list[int]:
+    """Ids of the maps that a program uses, its sections of globals among them."""
+    numbers = ctypes.create_string_buffer(4 * _MOST_PROGRAM_MAPS)
+    # Before these two, struct bpf_prog_info has 52 bytes that are left out here.
+    info = ctypes.create_string_buffer(
+        struct.pack("=52xIQ16x", _MOST_PROGRAM_MAPS, ctypes.addressof(numbers)), 80
+    )
+    bpf_call(_OBJ_GET_INFO_BY_FD, _attributes("=IIQ", fd, len(info), ctypes.addressof(info)))
+    count: int = struct.unpack_from("=I", info.raw, 52)[0]
+    return list(struct.unpack_from(f"={min(count, _MOST_PROGRAM_MAPS)}I", numbers.raw))
+
+
 def map_info(fd: int) -> MapInfo:
     """Ask the kernel what map `fd` is."""
     info = ctypes.create_string_buffer(40)
@@ -131,11 +156,27 @@ def run_program(fd: int) -> int:
 
 def run_iterator(link: int) -> None:
     """Run an attached `SEC("iter/…")` program over all its objects once; what it prints is thrown away."""
+    for _ in _iterate(link):
+        pass
+
+
+def read_iterator(link: int, most: int) -> bytes:
+    """The same, and what it wrote; of more than `most` bytes only the first."""
+    pieces: list[bytes] = []
+    size = 0
+    for piece in _iterate(link):
+        if size < most:
+            pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)[:most]
+
+
+def _iterate(link: int) -> Iterator[bytes]:
     iterator = bpf_call(_ITER_CREATE, _attributes("=II", link, 0))
     try:
         # Each read goes on until the program has printed a buffer full, or the objects are at their end.
-        while os.read(iterator, 1 << 16):
-            pass
+        while piece := os.read(iterator, 1 << 16):
+            yield piece
     finally:
         os.close(iterator)
 
@@ -175,49 +216,20 @@ def update(fd: int, key: int, value: int, flags: int = 0) -> None:
     bpf_call(_MAP_UPDATE_ELEM, _attributes("=I4xQQQ", fd, key, value, flags))
 
 
-def put_entry(fd: int, info: MapInfo, key: bytes, value: bytes) -> None:
-    """Set a key's value, under its lock where it has one; in a per-CPU map that of every CPU."""
-    if info.per_cpu:
-        value = value.ljust(-(-info.value_size // 8) * 8, b"\0") * possible_cpus()
-    flags = F_LOCK if is_locked(fd, info) else 0
-    key_at, value_at = (ctypes.create_string_buffer(part, len(part)) for part in (key, value))
-    update(fd, ctypes.addressof(key_at), ctypes.addressof(value_at), flags)
-
-
-def entry(fd: int, info: MapInfo, key: bytes) -> bytes | None:
-    """A key's value, in a per-CPU map the first CPU's; None where there is none."""
-    size = -(-info.value_size // 8) * 8 * possible_cpus() if info.per_cpu else info.value_size
-    key_at, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(size)
-    flags = F_LOCK if is_locked(fd, info) else 0
-    there = lookup(fd, ctypes.addressof(key_at), ctypes.addressof(value), flags)
-    return value.raw[: info.value_size] if there else None
-
-
-def delete_entry(fd: int, key: bytes) -> None:
-    """Delete a key that may not be there."""
-    held = ctypes.create_string_buffer(key, len(key))
-    try:
-        delete(fd, ctypes.addressof(held))
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
-
-
-def keys(fd: int, info: MapInfo, most: int) -> list[bytes]:
-    """Up to `most` keys, in the kernel's order."""
-    found: list[bytes] = []
-    at, following = (ctypes.create_string_buffer(info.key_size) for _ in range(2))
-    while len(found) < most and next_key(
-        fd, ctypes.addressof(at) if found else 0, ctypes.addressof(following)
-    ):
-        found.append(following.raw)
-        at.raw = following.raw
-    return found
-
-
 def delete(fd: int, key: int) -> None:
     """Delete the key at address `key`."""
     bpf_call(_MAP_DELETE_ELEM, _attributes("=I4xQQQ", fd, key, 0, 0))
+
+
+def pop(fd: int, value: int) -> bool:
+    """Take a value out of a queue or stack, to address `value`; False where it is empty."""
+    try:
+        bpf_call(_MAP_LOOKUP_AND_DELETE_ELEM, _attributes("=I4xQQQ", fd, 0, value, 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
 
 
 def next_key(fd: int, key: int, following: int) -> bool:

@@ -48,6 +48,8 @@ class Leaf:
     unit: str = ""
     help: str = ""
     fold: Fold = Fold.LAST
+    stack: str = ""
+    process: str = ""
 
     @property
     def element_size(self) -> int:
@@ -105,6 +107,8 @@ def _place(fields: Sequence[Field], start: int, prefix: str, packed: bool) -> tu
                 field.unit,
                 field.help,
                 field.folding,
+                field.stack,
+                field.process,
             )
             leaves.append(leaf)
             offset += leaf.size

@@ -22,6 +22,7 @@ from bpfleet.stores import StoreType
 __all__ = ["Listed", "Plugins", "State", "listed", "state_of"]
 
 _GROUP = re.compile(r"bpfleet\.v(\d+)\Z")
+_OF_EXTRA = re.compile(r"([\w.-]+).*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]")
 _KINDS = ("collector", "sink", "store", "labels", "cli")
 
 
@@ -188,12 +189,36 @@ def _load(one: Listed) -> object:
     try:
         plugin: object = one.entry_point.load()
     except (Exception, SystemExit) as error:
+        extra = _extra_with(error, one)
+        if extra:
+            raise PluginImportError(
+                f"{one.kind} {one.name!r} needs {_missing(error)}, which is not installed",
+                where=one.where,
+                remedy=f"pip install '{extra}'",
+            ) from None
         raise PluginImportError(
             f"the plugin can't be imported: {type(error).__name__}: {error}",
             where=_place(error, one),
             remedy=f"mend or update {one.distribution}",
         ) from None
     return plugin
+
+
+def _missing(error: BaseException) -> str:
+    """The package that an import did not find; "" where that was not what failed."""
+    return (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+
+
+def _extra_with(error: BaseException, one: Listed) -> str:
+    """`DISTRIBUTION[EXTRA]`, where that is what brings the package that was not found; else ""."""
+    missing, dist = _missing(error), one.entry_point.dist
+    if not missing or dist is None:
+        return ""
+    for requirement in dist.requires or ():
+        match = _OF_EXTRA.match(requirement)
+        if match and re.sub("[-_.]+", "_", match.group(1)).lower() == missing.lower():
+            return f"{dist.name}[{match.group(2)}]"
+    return ""
 
 
 def _register(plugin: object, one: Listed) -> pluggy.HookRelay:

@@ -24,14 +24,21 @@ __all__ = [
     "Load",
     "Loaded",
     "LoadedControl",
+    "LoadedLadder",
     "LoadedMap",
     "LoadedProgram",
+    "LoadedStacks",
+    "LoadedSymbols",
+    "Place",
     "Rescan",
     "Rescanned",
     "Seal",
     "plain",
     "typed",
 ]
+
+Place = tuple[str, str, str, str, int, int, bool]
+"""The fields of `bpfleet.spec.Attach`; without a kind, where the attach list or the section says."""
 
 
 class Message(msgspec.Struct, kw_only=True, tag_field="op"):
@@ -46,8 +53,9 @@ class Load(Message, kw_only=True, tag="load"):
     source: str
     maps: tuple[Map, ...] = ()
     words: dict[str, MapWords] = msgspec.field(default_factory=dict)
-    attach: tuple[tuple[str, str, str, str, int, int, bool], ...] = ()
-    """The fields of `bpfleet.spec.Attach`."""
+    attach: tuple[Place, ...] = ()
+    ladders: dict[str, tuple[tuple[Place, ...], ...]] = msgspec.field(default_factory=dict)
+    """For each ladder its rungs, best first; a rung is one program or several."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""
     knobs: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -60,6 +68,8 @@ class Load(Message, kw_only=True, tag="load"):
     row_buffer: int = 64 << 20
     """The most bytes that one map's row buffer may take."""
     methods: tuple[str, ...] = ("mmap", "walk", "batch", "key")
+    perf_buffer: int = 256 << 10
+    """Bytes of each CPU's ring of a perf event array."""
     timeout: float = 30.0
     """Seconds that the loader may take."""
     rescan: float = 60.0
@@ -140,6 +150,38 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     failed_inserts_fd: int | None = None
     """The fd of the mmapable or readable array that counts this map's failed inserts."""
     failed_inserts_offset: int = 0
+    book_fd: int | None = None
+    """Of a drained map: the array where the worker keeps count (`bpfleet.draining.book`)."""
+    perf_fds: tuple[int, ...] = ()
+    """Of a perf event array: the events of the CPUs `perf_cpus`, each with a ring of `perf_bytes` bytes."""
+    perf_cpus: tuple[int, ...] = ()
+    perf_bytes: int = 0
+    perf_counts: bool = False
+    """Whether the kernel tells how many events a ring had no room for."""
+    event_type: str = ""
+    """How the layout of the events was found, in words."""
+
+
+class LoadedStacks(msgspec.Struct, kw_only=True):
+    """One map of stacks that fields of other maps name."""
+
+    name: str
+    fd: int
+    failed_inserts_fd: int | None = None
+    """As in `LoadedMap`: stacks that could not be kept."""
+    failed_inserts_offset: int = 0
+
+
+class LoadedSymbols(msgspec.Struct, kw_only=True):
+    """Fds to learn names of functions by; None where there is none, and `refused` says why."""
+
+    kernel_fd: int | None
+    """Of /proc/kallsyms."""
+    mappings_fd: int | None
+    """Link of the iterator over the executable mappings of processes …"""
+    wanted_fd: int | None
+    """… that this map has."""
+    refused: str
 
 
 class LoadedProgram(msgspec.Struct, kw_only=True):
@@ -185,6 +227,19 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
     """What was there before the first change; None: no entry."""
 
 
+class LoadedLadder(msgspec.Struct, kw_only=True):
+    """Which of a collector's alternatives was taken."""
+
+    name: str
+    taken: str
+    """Where its programs are attached, such as `fentry/do_exit`; "" where no rung could be had."""
+    rung: int
+    """Counted from 1; 0 where none."""
+    rungs: int
+    refused: tuple[str, ...]
+    """Why each better rung was not taken, in order."""
+
+
 class Loaded(Message, kw_only=True, tag="loaded"):
     """A collector is in the kernel and attached."""
 
@@ -200,6 +255,10 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     """What a rescan need not attach to again."""
     changes: tuple[Change, ...] = ()
     """What was changed by earlier workers; filled in by the supervisor."""
+    ladders: tuple[LoadedLadder, ...] = ()
+    stacks: tuple[LoadedStacks, ...] = ()
+    symbols: LoadedSymbols | None = None
+    """Where there are stacks."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 

@@ -25,6 +25,7 @@ __all__ = [
     "histogram",
     "label",
     "padding",
+    "stack",
     "struct",
     "timestamp",
 ]
@@ -46,6 +47,8 @@ class Meaning(str, Enum):
     """Identifies; never summed."""
     TIMESTAMP = "timestamp"
     """Nanoseconds of CLOCK_BOOTTIME or CLOCK_MONOTONIC, as the collector's help says."""
+    EVENT = "event"
+    """The number of an event; the agent's own, and what says that rows are events, each sent once."""
     PADDING = "padding"
     """Bytes that say nothing; checked against the object, never sent."""
 
@@ -68,6 +71,7 @@ _FOLD = {
     Meaning.GAUGE: Fold.LAST,
     Meaning.LABEL: Fold.LAST,
     Meaning.TIMESTAMP: Fold.MAX,
+    Meaning.EVENT: Fold.LAST,
     Meaning.PADDING: Fold.LAST,
 }
 
@@ -87,6 +91,10 @@ class Field:
     help: str = ""
     fold: Fold | None = None
     fields: tuple[Field, ...] = ()
+    stack: str = ""
+    """Of a stack's id: the map of type stack_trace that holds the stack."""
+    process: str = ""
+    """Of a stack's id: the field of its map with the process id; `tgid`, else `pid`, where empty."""
 
     def __post_init__(self) -> None:
         where = f"field {self.name!r}"
@@ -112,6 +120,12 @@ class Field:
                 f"field {self.name!r} is an array of no elements",
                 where=where,
                 remedy="give the array's length",
+            )
+        if self.stack and (self.count is not None or self.base not in ("u32", "s32", "u64", "s64")):
+            raise ConfigError(
+                f"stack id {self.name!r} has the C type {self.ctype!r}",
+                where=where,
+                remedy="keep what bpf_get_stackid returns as an s32, u32, s64 or u64",
             )
         if self.meaning is Meaning.HISTOGRAM and self.count is None:
             raise ConfigError(
@@ -142,10 +156,12 @@ class Field:
 class Map:
     """One map of a collector: what a key is, what a value is.
 
-    `name` is the map's name in the source, or a section of global variables such as `.bss`
-    (then `key` is empty and `value` names the variables that matter). A key or value that is no
-    struct in C is one field, whose name is free. `packed` says that the C structs are packed, `control` that
-    user space tells the program something by its entries: `bpfleet set` may change them while it runs.
+    `name` is the map's name in the source, or a section of global variables such as `.bss` (then `key` is
+    empty and `value` names the variables that matter). A key or value that is no struct in C is one field,
+    whose name is free. `packed` says that the C structs are packed, `control` that user space tells the
+    program something by its entries: `bpfleet set` may change them while it runs. A map that is drained (a
+    queue, a stack, a ring buffer, a perf event array) has no key, and its value is the event; `event` names
+    the struct of the object that a ring buffer's declaration is held against.
     """
 
     name: str
@@ -153,6 +169,7 @@ class Map:
     value: tuple[Field, ...]
     help: str = ""
     packed: bool = False
+    event: str = ""
     control: bool = False
 
     def __post_init__(self) -> None:
@@ -210,6 +227,14 @@ def struct(name: str, *fields: Field, help: str = "") -> Field:
     return Field(name, "struct", Meaning.LABEL, "", help, None, fields)
 
 
+def stack(name: str, stacks: str, ctype: str = "s32", *, process: str = "", help: str = "") -> Field:
+    """What `bpf_get_stackid` returned: the id of a stack in the map `stacks`; records tell it as text.
+
+    `process` is the field with the process id, whose symbols a user stack has: `tgid`, else `pid`, where
+    empty."""
+    return Field(name, ctype, Meaning.LABEL, "", help, stack=stacks, process=process)
+
+
 def padding(size: int, name: str = "pad") -> Field:
     """`size` bytes that say nothing, where the C struct names its padding."""
     return Field(name, f"bytes[{size}]", Meaning.PADDING)
@@ -225,6 +250,8 @@ class FieldWords:
     unit: str = ""
     help: str = ""
     fold: Fold | None = None
+    stack: str = ""
+    process: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +261,10 @@ class MapWords:
     help: str = ""
     read: bool = True
     """False: the map is the program's own, and not read."""
+    event: str = ""
+    """Of a ring buffer or perf event array: the type of its events, such as `struct event`."""
+    size: int = 0
+    """Of the same: bytes that are wanted of each event; 0: all that the type has."""
     control: bool = False
     """Whether `bpfleet set` may change its entries while the program runs."""
     fields: Mapping[str, FieldWords] = dataclasses.field(default_factory=dict)

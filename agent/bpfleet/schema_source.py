@@ -16,7 +16,9 @@ from textwrap import indent
 
 from bpfleet.bpf_object import BpfObject
 from bpfleet.errors import ConfigError
+from bpfleet.events import DRAINED
 from bpfleet.layout import Layout, Leaf, declared, differences
+from bpfleet.loader.event_types import event_types
 from bpfleet.loader.schema_check import FAILED_INSERTS
 from bpfleet.schema import Field, Map, Meaning, padding, struct
 
@@ -67,6 +69,8 @@ def source_of(map: Map) -> str:
         lines.append("    ),")
     if map.packed:
         lines.append("    packed=True,")
+    if map.event:
+        lines.append(f"    event={_text(map.event)},")
     return "\n".join([*lines, ")"])
 
 
@@ -83,13 +87,23 @@ def module_source(made: BpfObject) -> str:
     maps: list[Map] = []
     for name in (*made.maps, *(one for one in made.globals if not one.startswith(".rodata"))):
         key, value = made.layouts_of(name)
+        struct_name = ""
+        events = event_types(made, name)
+        if events is not None:
+            guess = events.guess(name)
+            key, value, struct_name = Layout(0, ()), guess.layout, guess.struct
         found = map_of(name, key, value) if key is not None and value is not None else None
+        if found is not None and name in made.maps and made.maps[name].type_name in DRAINED:
+            event = f"struct {struct_name}" if struct_name else ""
+            found = replace(found, value=tuple(map(_told_once, found.value)), event=event)
         if found is not None and key is not None and value is not None:
             maps.append(found)
             head += [
                 f"# {name}: the key has a field {one!r} too; rename the value's in C to send it."
                 for one in _repeated(key, value)
             ]
+        elif events is not None:
+            head.append(f"# {name} ({made.maps[name].type_name}): no type of its events is known to declare.")
         elif name in made.maps:
             head.append(f"# {name} ({made.maps[name].type_name}): no types of key and value to declare.")
     if not maps:
@@ -97,6 +111,16 @@ def module_source(made: BpfObject) -> str:
     body = indent("".join(f"{source_of(one)},\n" for one in maps), "    ")
     names = sorted(set(re.findall(r"\b([A-Z]?[a-z]+)[(.]", re.sub(r'"[^"]*"', "", body))))
     return "\n".join([*head, f"from bpfleet import {', '.join(names)}", "", f"MAPS = (\n{body})", ""])
+
+
+def _told_once(field: Field) -> Field:
+    """A field of an event, which nothing is counted in."""
+    growing = field.meaning in (Meaning.COUNTER, Meaning.HISTOGRAM)
+    return replace(
+        field,
+        meaning=Meaning.GAUGE if growing else field.meaning,
+        fields=tuple(map(_told_once, field.fields)),
+    )
 
 
 def _repeated(key: Layout, value: Layout) -> list[str]:

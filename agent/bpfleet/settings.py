@@ -63,7 +63,9 @@ class CollectorSettings(Settings, frozen=True, kw_only=True):
     walk_limit: Duration = Duration(0.020)
     """A map whose walk takes longer is read in chunks instead."""
     row_buffer: Size = Size(64 << 20)
-    """The most memory that one map's row buffer may take."""
+    """The most memory that one map's row buffer may take, or its events that wait for the next snapshot."""
+    perf_buffer: Size = Size(256 << 10)
+    """Bytes of each CPU's ring of a perf event array; made a power of two."""
     read: tuple[str, ...] = ("mmap", "walk", "batch", "key")
     """The reading methods allowed, best first."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # Only for type checkers: a loader, which needs specs, stays small without numpy.
     from bpfleet.wire import Frame
 
-__all__ = ["Attach", "Collector", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"]
+__all__ = ["Attach", "Collector", "Program", "Rung", "Sink", "SinkContext", "SinkType", "bcc", "core"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 
@@ -81,6 +81,10 @@ class Attach:
 Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 """Keys and values of a map: numbers, text, bytes; lists for arrays, mappings for structs."""
 
+Rung = str | Attach | Sequence[str | Attach]
+"""One of a ladder's alternatives: a program by its name, a program in a place of its own, or several that are
+wanted together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collector:
@@ -93,7 +97,9 @@ class Collector:
     into what maps hold before anything is attached: map → {key: value}, or pairs of both where a key is no
     number or text; a value None is all zeros. `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
-    first. With `attach_all` False a program that can't be attached is told of in `status` and costs itself;
+    first. `ladders` names alternatives of programs, best first (`{"exec": ("by_tp_btf", "by_kprobe")}`): the
+    first rung that this kernel loads and attaches is taken, programs of the others stay out of it.
+    With `attach_all` False a program that can't be attached is told of in `status` and costs itself;
     the collector fails only where none could be attached."""
 
     name: str
@@ -109,6 +115,7 @@ class Collector:
     before_snapshot: str | None = None
     attach_all: bool = True
     words: Mapping[str, MapWords] = field(default_factory=dict)
+    ladders: Mapping[str, Sequence[Rung]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

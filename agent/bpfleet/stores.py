@@ -45,7 +45,11 @@ class Received:
 
 
 class Store(Protocol):
-    """Keeps records. All methods are called by one thread, the committer's."""
+    """Keeps records. All methods are called by one thread, the committer's.
+
+    A store that makes something for each schema may also have `schemas()`, asked once before the first batch:
+    those that it has. `[aggregator] schemas` counts from them.
+    """
 
     def marks(self, spools: Sequence[tuple[str, str]]) -> Sequence[int]:
         """The highest durable seq of each (agent, spool), 0 where none is."""

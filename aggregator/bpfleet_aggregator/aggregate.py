@@ -22,6 +22,7 @@ from bpfleet_aggregator.committer import Committer, Item, Marked, Outcome, Settl
 from bpfleet_aggregator.config import AggregatorSettings
 from bpfleet_aggregator.report import Counts, Report
 from bpfleet_aggregator.router import Arrived, Router
+from bpfleet_aggregator.schema_budget import OverBudget, SchemaBudget
 from bpfleet_aggregator.session import Session, Sessions
 
 __all__ = ["Aggregator"]
@@ -44,7 +45,7 @@ class Aggregator:
         self._settings, self._router, self._committer = settings, router, committer
         self._admission, self._report = admission, report
         self.sessions, self.counts = Sessions(), Counts()
-        self._checker = Checker(settings.max_size)
+        self._checker = Checker(settings.max_size, SchemaBudget(settings, committer.store))
         self._batch: list[Item] = []
         self._greeting: list[Session] = []
         self.in_flight = 0
@@ -131,7 +132,7 @@ class Aggregator:
     def _make_room(self, session: Session) -> None:
         """The newer session of one spool wins: the older one's agent is gone, as a rule without a word."""
         for other in list(self.sessions.of_agent(session.agent)):
-            if other.host != session.host:
+            if other.address != session.address:
                 self._report.note(
                     f"duplicate: agent {session.agent} speaks from {other.address} and {session.address}: "
                     "has it moved, or have two machines one id (a cloned disk)?"
@@ -191,6 +192,7 @@ class Aggregator:
         try:
             record = self._checker.record(session, frame)
         except WireError as error:
+            self.counts.over_budget += isinstance(error, OverBudget)
             self._refuse(session, seq, error.what)
             return
         size = len(frame)
@@ -278,7 +280,7 @@ class Aggregator:
     def _look_for_gone(self) -> None:
         """Agents may be silent for hours; that a connection has ended shows when something is sent to it."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_FOR_GONE:
+        if now - self._looked < min(_LOOK_FOR_GONE, self._settings.idle):
             return
         self._looked = now
         for session in self.sessions:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from bpfleet.errors import WireError
 from bpfleet.wire import Gap, Limits, Schema, Snapshot, Status, schema_memory
+from bpfleet_aggregator.schema_budget import SchemaBudget
 from bpfleet_aggregator.session import Session
 
 __all__ = ["Checker", "memory_of"]
@@ -17,10 +18,11 @@ _SCHEMAS, _SCHEMA_BYTES = 4096, 16 << 20
 class Checker:
     """Decodes what agents send. Ten thousand agents with the same collectors share each schema in memory."""
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, budget: SchemaBudget) -> None:
         self.limits = Limits(schemas=_SCHEMAS, schema_bytes=_SCHEMA_BYTES)
         """Of one session."""
         self._max_size = max_size
+        self._budget = budget
         self._schemas: OrderedDict[bytes, tuple[Schema, int]] = OrderedDict()
         self._schema_bytes = 0
 
@@ -46,6 +48,8 @@ class Checker:
             raise WireError(
                 f"the record is of agent {record.origin.agent[:64]}, the session of {session.agent}"
             )
+        if isinstance(record, Snapshot):
+            self._budget.admit(session.agent, record.schema)
         return record
 
     def _check_size(self, frame: bytes) -> None:

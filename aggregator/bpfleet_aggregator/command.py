@@ -9,6 +9,7 @@ import click
 from bpfleet.hooks import hookimpl
 from bpfleet.settings import Duration
 from bpfleet_aggregator import config
+from bpfleet_aggregator.user import no_new_privileges
 
 __all__ = ["bpfleet_cli"]
 
@@ -36,7 +37,9 @@ def aggregate(path: Path | None, duration: float | None) -> None:
 
     SIGHUP reads the list of keys again.
     """
-    from bpfleet_aggregator.service import Service  # only now: what it imports is not needed for --help
+    no_new_privileges()
+    # Only now: what it imports is not needed for --help, and starts threads.
+    from bpfleet_aggregator.service import Service
 
     Service(config.read(path)).run(duration)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bpfleet.errors import ConfigError, PluginImportError
+from bpfleet.errors import ConfigError
 from bpfleet.plugins import Plugins
 from bpfleet.settings import Duration, Settings, Size, convert
 from bpfleet.stores import StoreSettings, StoreType
@@ -46,6 +46,14 @@ class AggregatorSettings(Settings, frozen=True, kw_only=True):
     """The longest record taken, as sent."""
     memory: Size = Size(256 << 20)
     """Records that are received and not yet stored take at most about this much."""
+    schemas: Annotated[int, msgspec.Meta(ge=1)] = 2000
+    """Different schemas that the store may come to have; records of a further one are refused."""
+    columns: Annotated[int, msgspec.Meta(ge=1)] = 40_000
+    """Of all these schemas together."""
+    agent_schemas: Annotated[int, msgspec.Meta(ge=1)] = 200
+    """Of those that one agent may be the first to come with, since the aggregator's start."""
+    agent_columns: Annotated[int, msgspec.Meta(ge=1)] = 4000
+    """Of the schemas of one agent together."""
     commit_interval: Duration = Duration(0.25)
     """A record waits at most this long for others to be stored with it."""
     commit_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 5000
@@ -94,18 +102,7 @@ class Config:
 
     def store_type(self) -> tuple[StoreType, StoreSettings]:
         """The store's type, imported, and its settings; raises PluginError or ConfigError."""
-        kind = self.table.get("type", self.store)
-        try:
-            found = Plugins().store_type(str(kind))
-        except PluginImportError as error:
-            missing = re.search(r"No module named '(\w+)", error.what)
-            if missing and missing.group(1) in ("duckdb", "pyarrow"):
-                raise ConfigError(
-                    f"the store {kind!r} needs {missing.group(1)}, which is not installed",
-                    where=self.path,
-                    remedy="pip install 'bpfleet[aggregator]'",
-                ) from None
-            raise
+        found = Plugins().store_type(str(self.table.get("type", self.store)))
         return found, convert(self.table, found.settings, where=f"{self.path}: [store.{self.store}]")
 
 

@@ -25,6 +25,8 @@ class Counts:
     repeats: int = 0
     refused: int = 0
     """Records that never can be stored: NACK fatal."""
+    over_budget: int = 0
+    """Of those, the ones whose schema was one too many."""
     turned_away: int = 0
     """Records that had no room: NACK, not fatal."""
     violations: int = 0

@@ -23,6 +23,7 @@ class Session:
     key: str
     """The agent's public key; "" without CURVE."""
     address: str
+    """The IP address that it connected from, without a port."""
     heard: float
     """When it was heard last, on the monotonic clock."""
     decoder: Decoder
@@ -30,11 +31,6 @@ class Session:
     taken: int = 0
     """The highest seq that was received: what is not above it is a repeat."""
     durable: int = 0
-
-    @property
-    def host(self) -> str:
-        """Its address without a port."""
-        return self.address.rpartition(":")[0] or self.address
 
 
 @dataclass(slots=True)

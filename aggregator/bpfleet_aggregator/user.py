@@ -4,67 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pwd
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
 from bpfleet.errors import PrivilegeError
+from bpfleet.users import User, chosen_user
 
-__all__ = ["User", "become", "made_state_directory", "no_new_privileges", "user_to_become"]
+__all__ = ["become", "no_new_privileges", "user_to_become"]
 
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """Whom the aggregator runs as."""
-
-    name: str
-    uid: int
-    gid: int
-
-
 def user_to_become(configured: str | None) -> User | None:
-    """The configured user, else `bpfleet` where it exists, else `nobody`; None where we are not root."""
+    """Whom to become; None where we are not root. Raises PrivilegeError."""
     if os.geteuid() != 0:
         return None
-    for name in [configured] if configured else ["bpfleet", "nobody"]:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        if entry.pw_uid == 0:
-            raise PrivilegeError(
-                f"the aggregator does not run as {name}, which is root",
-                where="[aggregator] user",
-                remedy="name an unprivileged user, or leave the key out",
-            )
-        return User(name, entry.pw_uid, entry.pw_gid)
-    raise PrivilegeError(
-        f"there is no user {configured or 'nobody'!r} on this host",
-        where="[aggregator] user",
-        remedy="useradd --system --no-create-home bpfleet, or name a user that exists",
-    )
-
-
-def made_state_directory(path: Path, user: User | None) -> Path:
-    """The state directory, made for `user` where it is missing; raises PrivilegeError."""
-    try:
-        if not path.exists():
-            path.mkdir(parents=True, mode=0o750)
-            if user is not None:
-                os.chown(path, user.uid, user.gid)
-    except OSError as error:
-        raise PrivilegeError(
-            f"the state directory can't be made: {error.strerror}",
-            where=str(path),
-            remedy="set [aggregator] state to a directory that can be made",
-        ) from None
-    return path.resolve()
+    return chosen_user(configured, who="aggregator", table="aggregator")
 
 
 def no_new_privileges() -> None:
-    """For this thread and those that it starts; so before ZeroMQ starts its own."""
+    """For this thread and those that it starts; so before any library starts its own."""
     libc = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero):
@@ -73,7 +32,10 @@ def no_new_privileges() -> None:
 
 
 def become(user: User, state: Path) -> None:
-    """Be `user` for good, in all threads; raises PrivilegeError where it can't write to `state`."""
+    """Be `user` for good, in all threads; raises PrivilegeError where it can't go on as that user.
+
+    It must be able to write to `state`, and to read the code: stores are imported only now.
+    """
     os.setgroups([])
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
@@ -83,3 +45,11 @@ def become(user: User, state: Path) -> None:
             where=str(state),
             remedy=f"chown {user.name} {state}, or set [aggregator] user or state",
         )
+    for path in (Path(__file__).parent, Path(sys.prefix)):
+        for folder in (*reversed(path.parents), path):
+            if not os.access(folder, os.X_OK):
+                raise PrivilegeError(
+                    f"the aggregator's user {user.name} may not read the code",
+                    where=str(folder),
+                    remedy=f"chmod go+x {folder}, or install bpfleet elsewhere",
+                )

@@ -22,6 +22,7 @@ _COMMANDS = {
     "status": "Show what the running agent does.",
     "get": "Show variables and control maps of collectors that run.",
     "set": "Change them.",
+    "trace": "Show what programs print with bpf_printk.",
     "plugins": "List the plugins installed, and their states.",
     "check": "Check a configuration, its plugins and their programs.",
     "doctor": "Look for what this host lacks.",

@@ -10,7 +10,8 @@ import click
 from bpfleet import config
 from bpfleet.cli.supervised import config_option
 from bpfleet.keys import KEY_FILE, KeyPair, read_pair, write_pair
-from bpfleet.supervisor.privileges import User, make_state_directory, worker_user
+from bpfleet.supervisor.privileges import worker_user
+from bpfleet.users import User, make_state_directory
 
 __all__ = ["command"]
 
@@ -48,7 +49,7 @@ def new(place: Path | None, path: Path | None, user: str | None, force: bool) ->
     if place is None:
         place = Path(agent.state) / KEY_FILE
         if owner is not None:
-            make_state_directory(place.parent, owner)
+            make_state_directory(place.parent, owner, table="agent", mode=0o755)
     public, secret = (key.decode("ascii") for key in zmq.curve_keypair())
     write_pair(
         place,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bpfleet.cli.supervised import become_supervisor, config_option, duration
+from bpfleet.cli.supervised import become_supervisor, config_option, duration, is_path
 
 __all__ = ["command"]
 
@@ -35,7 +35,7 @@ def command(collectors: tuple[str, ...], path: Path | None, after: float, form: 
     COLLECTOR is a collector's name, or the path of a .bpf.o or .bpf.c; without any, all that the
     configuration enables.
     """
-    named = [str(Path(one).absolute()) if _is_path(one) else one for one in collectors]
+    named = [str(Path(one).absolute()) if is_path(one) else one for one in collectors]
     options = {
         "mode": "once",
         "collectors": named,
@@ -43,7 +43,3 @@ def command(collectors: tuple[str, ...], path: Path | None, after: float, form: 
         "format": form or ("table" if sys.stdout.isatty() else "json"),
     }
     become_supervisor(path, options)
-
-
-def _is_path(name: str) -> bool:
-    return "/" in name or name.endswith((".bpf.o", ".bpf.c"))

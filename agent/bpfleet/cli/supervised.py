@@ -15,7 +15,7 @@ from bpfleet.errors import ConfigError
 from bpfleet.settings import Duration
 from bpfleet.worker.file_collectors import words_file
 
-__all__ = ["become_supervisor", "config_option", "duration", "try_out"]
+__all__ = ["become_supervisor", "config_option", "duration", "is_path", "supervisor_arguments", "try_out"]
 
 
 def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -37,8 +37,20 @@ config_option = click.option(
 )
 
 
+def is_path(name: str) -> bool:
+    """Whether a collector's name is a file's."""
+    return "/" in name or name.endswith((".bpf.o", ".bpf.c"))
+
+
 def become_supervisor(path: Path | None, options: dict[str, Any]) -> NoReturn:
-    """Exec the supervisor with this configuration; raises ConfigError where it is wrong.
+    """Exec the supervisor with this configuration; raises ConfigError where it is wrong."""
+    arguments = supervisor_arguments(path, options)
+    sys.stdout.flush()
+    os.execv(sys.executable, arguments)
+
+
+def supervisor_arguments(path: Path | None, options: dict[str, Any]) -> list[str]:
+    """The command line of a supervisor with this configuration; raises ConfigError where it is wrong.
 
     `options` (mode, …) are the worker's. The configuration is read again at each reload, where it is a file.
     """
@@ -64,9 +76,7 @@ def become_supervisor(path: Path | None, options: dict[str, Any]) -> NoReturn:
         "reads": _read_by_worker(parsed, options),
     }
     # -P: nothing is imported from the current directory, which may be anyone's.
-    arguments = [sys.executable, "-P", "-m", "bpfleet.supervisor", json.dumps(boot)]
-    sys.stdout.flush()
-    os.execv(sys.executable, arguments)
+    return [sys.executable, "-P", "-m", "bpfleet.supervisor", json.dumps(boot)]
 
 
 def _read_by_worker(parsed: config.Config, options: dict[str, Any]) -> list[str]:

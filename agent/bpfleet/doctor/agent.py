@@ -17,7 +17,8 @@ from bpfleet.doctor.child import ChildFailed, in_child, run_command
 from bpfleet.doctor.finding import Finding, Subject, missing, ok, unseen, warn
 from bpfleet.errors import BpfleetError, ConfigError
 from bpfleet.supervisor.confinement import barred, needed_paths, open_the_way
-from bpfleet.supervisor.privileges import User, drop_to, worker_user
+from bpfleet.supervisor.privileges import drop_to, worker_user
+from bpfleet.users import User
 
 __all__ = ["as_worker", "configuration", "subject_of", "worker"]
 

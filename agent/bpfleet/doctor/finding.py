@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bpfleet.config import Config
 from bpfleet.errors import ConfigError
-from bpfleet.supervisor.privileges import User
+from bpfleet.users import User
 
 __all__ = ["Check", "Finding", "State", "Subject", "missing", "ok", "unseen", "warn"]
 

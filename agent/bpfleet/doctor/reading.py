@@ -21,7 +21,8 @@ from bpfleet.layout import declared
 from bpfleet.loader.snapshot_program import Walker, load_walker
 from bpfleet.reading.ladder import MapReader, WalkFds
 from bpfleet.schema import counter, label
-from bpfleet.supervisor.privileges import User, drop_to
+from bpfleet.supervisor.privileges import drop_to
+from bpfleet.users import User
 
 __all__ = ["NO_CAPABILITY_SINCE", "map_kinds", "reading"]
 

@@ -10,19 +10,23 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfleet import kernel
 from bpfleet.errors import BpfleetError, LoadError, UnsupportedError
-from bpfleet.ipc import Channel
+from bpfleet.events import DRAINED
+from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.controls import controls
+from bpfleet.loader.drained_maps import prepare_drained
 from bpfleet.loader.entries import seed
-from bpfleet.loader.rescan import attach_new, known_at_load
+from bpfleet.loader.rescan import known_at_load, rescan
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
+from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
 from bpfleet.loader.tracing_mounts import mount_privately
 from bpfleet.protocol import (
     Failed,
@@ -31,6 +35,8 @@ from bpfleet.protocol import (
     Loaded,
     LoadedMap,
     LoadedProgram,
+    LoadedStacks,
+    LoadedSymbols,
     Rescan,
     Rescanned,
     plain,
@@ -59,7 +65,7 @@ def main() -> int:
     reply: Loaded | LoadedMap | Rescanned | Failed
     try:
         if message["op"] == "rescan":
-            reply = rescan(typed(message, Rescan), received, fds)
+            reply = rescan(typed(message, Rescan), received, fds.add)
         elif message["op"] == "grow":
             reply = grow(typed(message["request"], Grow), message["map"], received[0], fds)
         else:
@@ -71,6 +77,10 @@ def main() -> int:
         defect = LoadError("the loader failed", where="loader", log=traceback.format_exc(limit=-4))
         reply, fds = Failed(collector=str(message.get("collector")), error=defect.to_plain()), _Fds()
     channel.send(plain(reply), fds.all)
+    if isinstance(reply, Loaded) and any(one.perf_fds for one in reply.maps):
+        # Perf rings are there only while somebody has them mapped: the supervisor says when it has.
+        with suppress(ChannelClosed):
+            channel.receive()
     return 0
 
 
@@ -78,15 +88,14 @@ def load(request: Load, fds: _Fds) -> Loaded:
     """Bring one collector into the kernel."""
     mount_privately()
     backend, compiled, layouts = _BACKENDS[request.kind](request)
+    stacks = named_stack_maps(request.collector, layouts, compiled)
     maps = tuple(
         _describe(compiled[name], request, key, value, compiled, fds)
         for name, (key, value) in layouts.items()
-        if request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE
+        if name not in stacks and (request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE)
     )
     seed(request.collector, request.entries, compiled, layouts)
-    settable = tuple(controls(request, compiled, layouts, backend.knobs))
-    for one in settable:
-        one.fd = fds.add(one.fd)
+    settable = controls(request, compiled, layouts, backend.knobs, fds.add)
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
@@ -98,10 +107,29 @@ def load(request: Load, fds: _Fds) -> Loaded:
         maps=maps,
         programs=programs,
         links=tuple(index for there in links.values() for index in there),
+        ladders=tuple(backend.ladders()),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         controls=settable,
         known=tuple(known_at_load(_attach_list(request))),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
+        stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
+        symbols=_symbols(fds) if stacks else None,
+    )
+
+
+def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> LoadedStacks:
+    described = LoadedStacks(name=name, fd=fds.add(one.fd))
+    _find_failed_inserts(described, compiled, fds)
+    return described
+
+
+def _symbols(fds: _Fds) -> LoadedSymbols:
+    opened = open_symbols()
+    kernel_fd, mappings_fd, wanted_fd = (
+        None if fd is None else fds.add(fd) for fd in (opened.kernel, opened.mappings, opened.wanted)
+    )
+    return LoadedSymbols(
+        kernel_fd=kernel_fd, mappings_fd=mappings_fd, wanted_fd=wanted_fd, refused=opened.refused
     )
 
 
@@ -114,19 +142,6 @@ def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> Lo
     return one
 
 
-def rescan(request: Rescan, received: list[int], fds: _Fds) -> Rescanned:
-    """Attach programs that are in the kernel to what has come since."""
-    programs = {name: received[at] for name, at in request.programs.items()}
-    found = attach_new(_attach_list(request.request), programs, frozenset(request.known))
-    return Rescanned(
-        collector=request.collector,
-        present=tuple(found.present),
-        new={name: tuple(fds.add(fd) for fd in links) for name, links in found.new.items()},
-        attached=found.attached,
-        errors=tuple(found.errors),
-    )
-
-
 _Opened = tuple[Backend, Mapping[str, CompiledMap], dict[str, tuple[Layout, Layout]]]
 _READABLE = frozenset(
     [
@@ -137,8 +152,10 @@ _READABLE = frozenset(
         "lru_percpu_hash",
         "percpu_array",
         "lpm_trie",
+        "stack_trace",
         "cgroup_storage",
         "percpu_cgroup_storage",
+        *DRAINED,
     ]
 )
 
@@ -192,6 +209,8 @@ def _describe(
     fds: _Fds,
 ) -> LoadedMap:
     info = kernel.map_info(one.fd)
+    if info.type_name == "stack_trace" and not request.maps:
+        key, value = raw_layouts(info, key, value)
     described = LoadedMap(
         name=one.name,
         help=_help(request, one.name),
@@ -204,6 +223,11 @@ def _describe(
         value=value,
         fd=fds.add(one.fd),
     )
+    if info.type_name in DRAINED:
+        prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
+        described.event_type = _event_type(one, request)
+        _find_failed_inserts(described, compiled, fds)
+        return described
     if info.flags & _MMAPABLE and "mmap" in request.methods:
         return described
     if "walk" in request.methods:
@@ -214,6 +238,14 @@ def _describe(
             described.walk_refused = str(error)
     _find_failed_inserts(described, compiled, fds)
     return described
+
+
+def _event_type(one: CompiledMap, request: Load) -> str:
+    """How the layout of the map's events was found, in words."""
+    words = request.words.get(one.name)
+    if one.events is None or request.maps:
+        return ""
+    return words.event if words and words.event else one.events.guess(one.name).how
 
 
 def _help(request: Load, name: str) -> str:
@@ -229,7 +261,9 @@ def _take_walker(described: LoadedMap, walker: Walker, fds: _Fds) -> None:
     described.rows_capacity = walker.capacity
 
 
-def _find_failed_inserts(described: LoadedMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> None:
+def _find_failed_inserts(
+    described: LoadedMap | LoadedStacks, compiled: Mapping[str, CompiledMap], fds: _Fds
+) -> None:
     name = described.name + FAILED_INSERTS
     if name in compiled:
         described.failed_inserts_fd = fds.add(compiled[name].fd)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bpfleet.layout import Layout
+from bpfleet.loader.event_types import EventTypes
+from bpfleet.protocol import LoadedLadder
 from bpfleet.spec import Attach
 
 __all__ = ["AttachedProgram", "Backend", "CompiledMap"]
@@ -30,6 +32,12 @@ class CompiledMap:
     value: Layout | None
     sizes: tuple[int, int] = (0, 0)
     """Bytes of a key and of a value, where no layout tells."""
+    kind: str = ""
+    """Such as `hash`; empty where the compiler does not say (a section of variables)."""
+    events: EventTypes | None = None
+    """Of a map that holds records without a type: what the object tells of them."""
+    pops: bool = False
+    """Whether the program itself takes values out of queues or stacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +74,6 @@ class Backend(Protocol):
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Attach as `wanted` says, else as the source itself says; raises AttachError naming the
         program and the place."""
+
+    def ladders(self) -> Sequence[LoadedLadder]:
+        """Once loaded: which rung of each ladder was taken."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from bpfleet.errors import LoadError, UnsupportedError, VerifierError
+from bpfleet.events import RINGS
 from bpfleet.kernel import map_info
+from bpfleet.layout import Layout
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.bcc_attach import PROGRAM_TYPES, attach_place, places
 from bpfleet.loader.bcc_compile import compile_source, in_source, kept_apart
-from bpfleet.loader.bcc_tables import layout_of
+from bpfleet.loader.bcc_tables import event_layout, layout_of
+from bpfleet.loader.event_types import EventTypes
 from bpfleet.loader.logs import telling_lines
-from bpfleet.protocol import Load
+from bpfleet.protocol import Load, LoadedLadder
 from bpfleet.spec import Attach
 
 __all__ = ["BccObject", "open_bcc"]
@@ -42,6 +45,12 @@ def open_bcc(request: Load, source_text: str) -> BccObject:
             f"a bcc program has no variables that could be set ({', '.join(request.data)})",
             where=f"collector {request.collector!r}, data",
             remedy="use knobs, which become macros, or entries of a map",
+        )
+    if request.ladders:
+        raise UnsupportedError(
+            "programs of a bcc source have no alternatives",
+            where=f"collector {request.collector!r}, ladders",
+            remedy="write the collector in the core dialect, or choose with #if in the source",
         )
     return BccObject(compile_source(request, source_text), request, source_text)
 
@@ -82,8 +91,17 @@ class BccObject:
             info = map_info(fd)
             key = layout_of(lib.bpf_table_key_desc(module, name).decode(), info.key_size)
             value = layout_of(lib.bpf_table_leaf_desc(module, name).decode(), info.value_size)
-            made.append(CompiledMap(name.decode(), fd, key, value))
+            kind = info.type_name
+            events = EventTypes(lambda name: None, known=self._submitted(name)) if kind in RINGS else None
+            pops = f"{name.decode()}.pop(" in self._text
+            made.append(CompiledMap(name.decode(), fd, key, value, kind=kind, events=events, pops=pops))
         return made
+
+    def _submitted(self, table: bytes) -> Layout | None:
+        """The struct that the program gives to `perf_submit`, `ringbuf_output` or `ringbuf_reserve`."""
+        module, lib = self._bpf.module, self._lib
+        count = lib.bpf_perf_event_fields(module, table)
+        return event_layout([lib.bpf_perf_event_field(module, table, i).decode() for i in range(count)])
 
     def load(self) -> None:
         """Bring every program that goes somewhere into the kernel; a second call does nothing.
@@ -115,6 +133,10 @@ class BccObject:
             )
             for name, there in links.items()
         ]
+
+    def ladders(self) -> Sequence[LoadedLadder]:
+        """None: see `open_bcc`."""
+        return ()
 
     def _load(self, place: Attach) -> None:
         name = place.program

@@ -11,6 +11,7 @@ kernel knows; what stays in doubt is no layout, never a guess.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from bpfleet.layout import Layout, Leaf
 from bpfleet.schema import Meaning
 
-__all__ = ["layout_of"]
+__all__ = ["event_layout", "layout_of"]
 
 _BASES = {
     # C name: (base, size, count); a count where no base of a layout is that wide.
@@ -52,6 +53,46 @@ class _Placed:
     leaves: tuple[Leaf, ...]
     size: int
     align: int
+
+
+_EVENT_TYPES = {
+    **{f"{sign}{bits}": (f"{sign}{bits}", bits // 8, None) for sign in "us" for bits in (8, 16, 32, 64)},
+    **{f"__{sign}{bits}": (f"{sign}{bits}", bits // 8, None) for sign in "us" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}_t": (f"u{bits}", bits // 8, None) for bits in (8, 16, 32, 64)},
+    **{f"int{bits}_t": (f"s{bits}", bits // 8, None) for bits in (8, 16, 32, 64)},
+    "bool": ("bool", 1, None),
+    "pid_t": ("s32", 4, None),
+    "size_t": ("u64", 8, None),
+}
+_EVENT_FIELD = re.compile(r"(\w+)#(.*?)(?: ?\[(\d+)\])?\Z")
+
+
+def event_layout(fields: Sequence[str]) -> Layout | None:
+    """The layout of what a program submits, of bcc's descriptions (`comm#char[16]`) of the struct's members.
+
+    They name C types as the source does. None where one is not known here, such as a struct.
+    """
+    leaves: list[Leaf] = []
+    offset, widest = 0, 1
+    for field in fields:
+        found = _EVENT_FIELD.match(field)
+        if found is None:
+            return None
+        name, ctype, length = found.groups()
+        ctype = (
+            "unsigned long" if ctype.endswith("*") else "unsigned int" if ctype.startswith("enum") else ctype
+        )
+        known = _BASES.get(ctype) or _EVENT_TYPES.get(ctype)
+        if known is None or (length and known[2] is not None):
+            return None
+        base, size, count = known
+        offset = -(-offset // size) * size
+        is_label = base in ("char", "bytes") or field.endswith("*")
+        meaning = Meaning.LABEL if is_label else Meaning.GAUGE
+        leaves.append(Leaf(name, offset, base, int(length) if length else count, meaning))
+        offset += size * int(length or 1)
+        widest = max(widest, size)
+    return Layout(-(-offset // widest) * widest, tuple(leaves)) if leaves else None
 
 
 def layout_of(description: str, size: int) -> Layout | None:

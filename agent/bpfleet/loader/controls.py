@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from bpfleet import kernel
@@ -22,11 +22,24 @@ def controls(
     compiled: Mapping[str, CompiledMap],
     layouts: Mapping[str, tuple[Layout, Layout]],
     knobs: frozenset[str],
-) -> Iterator[LoadedControl]:
-    """Sections of variables and control maps; `fd` is the map's own, to be numbered by the caller.
+    add: Callable[[int], int],
+) -> tuple[LoadedControl, ...]:
+    """Sections of variables and control maps; `add` numbers their fds.
 
     Raises ConfigError for a control map that is not there or takes no entries.
     """
+    found = tuple(_found(request, compiled, layouts, knobs))
+    for one in found:
+        one.fd = add(one.fd)
+    return found
+
+
+def _found(
+    request: Load,
+    compiled: Mapping[str, CompiledMap],
+    layouts: Mapping[str, tuple[Layout, Layout]],
+    knobs: frozenset[str],
+) -> Iterator[LoadedControl]:
     for name, one in compiled.items():
         if one.value is None:
             continue

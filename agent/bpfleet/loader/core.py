@@ -11,16 +11,19 @@ from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
+from bpfleet.loader.event_types import event_types
 from bpfleet.loader.knobs import write_data, write_knobs
-from bpfleet.loader.libbpf import Log, Object, ProgramHandle
-from bpfleet.loader.linking import refused
+from bpfleet.loader.ladders import Rung, TakenRung, Trial, loaded_ladder, none_of, rungs_of, take
+from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
+from bpfleet.loader.linking import Links, refused
 from bpfleet.loader.logs import telling_lines
 from bpfleet.loader.uprobes import as_plain_uprobe
-from bpfleet.protocol import Load
+from bpfleet.protocol import Load, LoadedLadder
 from bpfleet.spec import Attach
 
 __all__ = ["CoreObject", "open_core"]
 
+_POP = 88  # bpf_map_pop_elem
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -36,18 +39,25 @@ class CoreObject:
         self._path = path
         self._request = request
         self._types = bpf_object.read(path)
+        self._object = self._open()
+        self._rungs = rungs_of(request.ladders)
+        self._taken: list[TakenRung] = []
+        self._attached: list[AttachedProgram] = []
+
+    def _open(self) -> Object:
         with Log() as log:
             try:
-                self._object = Object(str(path))
+                opened = Object(str(self._path))
             except OSError as error:
                 raise ObjectError(
                     f"libbpf can't open it: {error.strerror}",
-                    where=str(path),
+                    where=str(self._path),
                     log=telling_lines(log.text),
                     remedy="bpfleet inspect shows what the file holds",
                 ) from None
-        write_knobs(self._object, path, request.knobs)
-        write_data(self._object, path, request.data)
+        write_knobs(opened, self._path, self._request.knobs)
+        write_data(opened, self._path, self._request.data)
+        return opened
 
     @property
     def knobs(self) -> frozenset[str]:
@@ -56,20 +66,40 @@ class CoreObject:
 
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""
-        return [
-            CompiledMap(m.name, -1, *self._types.layouts_of(m.name), m.sizes) for m in self._object.maps()
-        ]
+        return [self._described(one, -1) for one in self._object.maps()]
 
     def load(self) -> None:
-        """Bring maps and programs into the kernel; raises VerifierError with the log's telling lines."""
-        wanted = {place[0]: Attach(*place) for place in self._request.attach}
+        """Bring maps and programs into the kernel, of each ladder those of the best rung that it takes.
+
+        Raises VerifierError with the log's telling lines."""
+        self._refuse_unknown_programs()
+        trial = Trial(self._open, self._load_rung, self._links if self._request.attach_programs else None)
+        self._taken = [take(name, rungs, trial) for name, rungs in self._rungs.items()]
+        for taken in self._taken:
+            if not taken.number and self._request.attach_all:
+                raise none_of(taken, str(self._path))
+        chosen = [place for taken in self._taken for place in taken.programs]
         for program in self._object.programs():
+            if self._is_on_a_ladder(program.name):
+                program.set_autoload(any(place.program == program.name for place in chosen))
+        self._load(self._object, [*self._listed(), *(place for place in chosen if place.kind)])
+
+    def _load_rung(self, opened: Object, rung: Rung) -> None:
+        """Bring in nothing but a rung's programs."""
+        names = {place.program for place in rung}
+        for program in opened.programs():
+            program.set_autoload(program.name in names)
+        self._load(opened, [*self._listed(), *(place for place in rung if place.kind)])
+
+    def _load(self, opened: Object, places: Sequence[Attach]) -> None:
+        wanted = {place.program: place for place in places}
+        for program in opened.programs():
             as_plain_uprobe(program)
             if program.name in wanted:
                 set_target(program, wanted[program.name])
         with Log() as log:
             try:
-                self._object.load()
+                opened.load()
             except OSError as error:
                 refused = "BEGIN PROG LOAD LOG" in log.text
                 raise (VerifierError if refused else LoadError)(
@@ -85,35 +115,71 @@ class CoreObject:
 
     def maps(self) -> Sequence[CompiledMap]:
         """Every map that the kernel now has."""
-        return [
-            CompiledMap(m.name, m.fd, *self._types.layouts_of(m.name), m.sizes)
-            for m in self._object.maps()
-            if m.fd >= 0
-        ]
+        return [self._described(one, one.fd) for one in self._object.maps() if one.fd >= 0]
+
+    def _described(self, one: MapHandle, fd: int) -> CompiledMap:
+        defined = self._types.maps.get(one.name)
+        kind = defined.type_name if defined else ""
+        events = event_types(self._types, one.name)
+        return CompiledMap(
+            one.name, fd, *self._types.layouts_of(one.name), one.sizes, kind, events, self._types.calls(_POP)
+        )
 
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Programs named in `wanted` go where it says, all others where their section's name says."""
-        named: dict[str, list[Attach]] = {}
-        for place in wanted:
-            named.setdefault(place.program, []).append(place)
-        there = [program.name for program in self._object.programs()]
-        for name in named.keys() - set(there):
-            raise AttachError(
-                f"the object has no program {name!r}",
-                where=f"attach list for {self._path}",
-                remedy=f"its programs are {', '.join(there)}",
-            )
+        chosen = [place for taken in self._taken for place in taken.programs if place.kind]
         made = [
-            self._attached(program, named.get(program.name, ()))
+            self._attach(program, self._places(program.name, chosen, wanted))
             for program in self._object.programs()
             if program.fd >= 0
         ]
         failed = [error for _, error in made if error is not None]
+        failed += [none_of(taken, str(self._path)) for taken in self._taken if not taken.number]
         if failed and (self._request.attach_all or not any(one.links for one, _ in made)):
             raise failed[0]
-        return [one for one, _ in made]
+        self._attached = [one for one, _ in made]
+        return self._attached
 
-    def _attached(
+    def ladders(self) -> Sequence[LoadedLadder]:
+        """Which rung of each ladder was taken."""
+        return [loaded_ladder(taken, self._attached) for taken in self._taken]
+
+    def _listed(self) -> list[Attach]:
+        return [Attach(*place) for place in self._request.attach]
+
+    def _places(self, program: str, chosen: Sequence[Attach], wanted: Sequence[Attach]) -> list[Attach]:
+        """Where a program goes: where its rung says, else where the attach list says."""
+        by_rung = [place for place in chosen if place.program == program]
+        return by_rung or [place for place in wanted if place.program == program]
+
+    def _is_on_a_ladder(self, program: str) -> bool:
+        return any(
+            place.program == program for rungs in self._rungs.values() for rung in rungs for place in rung
+        )
+
+    def _refuse_unknown_programs(self) -> None:
+        there = [program.name for program in self._object.programs()]
+        lists = {"attach list": self._listed()} | {
+            f"ladder {name!r}": [place for rung in rungs for place in rung]
+            for name, rungs in self._rungs.items()
+        }
+        for what, places in lists.items():
+            for place in places:
+                if place.program not in there:
+                    raise AttachError(
+                        f"the object has no program {place.program!r}",
+                        where=f"{what} for {self._path}",
+                        remedy=f"its programs are {', '.join(there)}",
+                    )
+
+    def _links(self, program: ProgramHandle, places: Sequence[Attach]) -> Links:
+        """Attach in a trial."""
+        made, error = self._attach(program, places or self._places(program.name, (), self._listed()))
+        if error is not None:
+            raise error
+        return made.links
+
+    def _attach(
         self, program: ProgramHandle, places: Sequence[Attach]
     ) -> tuple[AttachedProgram, AttachError | None]:
         section = program.section.lstrip("?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bpfleet import kernel
+from bpfleet import kernel, map_entries
 from bpfleet.errors import ConfigError, LoadError
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import CompiledMap
@@ -59,7 +59,7 @@ def seed(
                 error.where = f"{where}, number {number}"
                 raise
             try:
-                kernel.put_entry(one.fd, info, raw_key, raw_value)
+                map_entries.put_entry(one.fd, info, raw_key, raw_value)
             except OSError as error:
                 raise LoadError(
                     f"the kernel takes no entry {given_key!r}: {error.strerror}",

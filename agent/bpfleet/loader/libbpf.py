@@ -52,6 +52,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_program__attach_xdp": (_pointer, _pointer, _int),
     "bpf_program__attach_cgroup": (_pointer, _pointer, _int),
     "bpf_program__set_attach_target": (_int, _pointer, _int, _text),
+    "bpf_program__set_autoload": (_int, _pointer, ctypes.c_bool),
     "bpf_link__fd": (_int, _pointer),
 }
 
@@ -154,6 +155,10 @@ class ProgramHandle:
         """The program's fd once the object is loaded; negative for one that was not loaded."""
         fd: int = library().bpf_program__fd(self.handle)
         return fd
+
+    def set_autoload(self, wanted: bool) -> None:
+        """Before load: whether the program is brought into the kernel with the object."""
+        library().bpf_program__set_autoload(self.handle, wanted)
 
 
 class Object:

@@ -9,7 +9,7 @@ import platform
 import struct
 from pathlib import Path
 
-__all__ = ["online_cpus", "open_event", "run_at"]
+__all__ = ["online_cpus", "open_event", "open_perf_event", "run_at"]
 
 _ATTRIBUTES = struct.Struct("<IIQQQQQII")  # up to bp_type; config1 and config2 follow
 _ATTRIBUTES_SIZE = 112  # PERF_ATTR_SIZE_VER5
@@ -33,8 +33,13 @@ def open_event(
 ) -> int:
     """An event's fd; `more` is config1 and config2. OSError where the kernel refuses."""
     attributes = _ATTRIBUTES.pack(kind, _ATTRIBUTES_SIZE, config, period, 0, 0, flags, 0, 0) + more
+    return open_perf_event(attributes, cpu, pid)
+
+
+def open_perf_event(attributes: bytes, cpu: int, pid: int = -1) -> int:
+    """The fd of an event; `attributes` are a `struct perf_event_attr`. OSError where the kernel refuses."""
     number = _NUMBERS[platform.machine()]
-    buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_SIZE)
+    buffer = ctypes.create_string_buffer(attributes, max(len(attributes), _ATTRIBUTES_SIZE))
     fd: int = _syscall(number, buffer, pid, cpu, -1, _CLOEXEC)
     if fd < 0:
         code = ctypes.get_errno()

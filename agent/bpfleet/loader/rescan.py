@@ -18,9 +18,10 @@ from bpfleet.loader.linking import Links
 from bpfleet.loader.perf_events import online_cpus
 from bpfleet.loader.symbols import library_path, mapped_files
 from bpfleet.loader.uprobes import UPROBE_KINDS, attach_in
+from bpfleet.protocol import Rescan, Rescanned
 from bpfleet.spec import Attach
 
-__all__ = ["Found", "attach_new", "known_at_load"]
+__all__ = ["Found", "attach_new", "known_at_load", "rescan"]
 
 _MOST_COPIES = 64
 _MOST_PROCESSES = 20_000
@@ -71,6 +72,20 @@ def attach_new(places: Sequence[Attach], programs: Mapping[str, int], known: Col
             more = len(copies.keys() - _first(place).keys())
             _describe(found, place.program, f"in {more} more file{'s' * (more != 1)}" if more else "")
     return found
+
+
+def rescan(request: Rescan, received: Sequence[int], add: Callable[[int], int]) -> Rescanned:
+    """Do what a request says with the fds that came with it; `add` numbers those that go back."""
+    programs = {name: received[at] for name, at in request.programs.items()}
+    places = [Attach(*place) for place in request.request.attach]
+    found = attach_new(places, programs, frozenset(request.known))
+    return Rescanned(
+        collector=request.collector,
+        present=tuple(found.present),
+        new={name: tuple(add(fd) for fd in links) for name, links in found.new.items()},
+        attached=found.attached,
+        errors=tuple(found.errors),
+    )
 
 
 def _take(found: Found, known: Collection[str], name: str, attach: Callable[[], Links]) -> None:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from bpfleet.errors import SchemaMismatch
+from bpfleet.events import DRAINED, our_columns
 from bpfleet.layout import Layout, Leaf, declared, differences, table
 from bpfleet.loader.backend import CompiledMap
+from bpfleet.loader.event_layouts import declared_events, drained_layouts, refuse_growing
 from bpfleet.schema import FieldWords, Fold, Map, MapWords, Meaning
 
 __all__ = ["FAILED_INSERTS", "by_size", "check_schema", "derived_maps"]
@@ -38,10 +40,18 @@ def derived_maps(
     for name, one in compiled.items():
         if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
             continue
+        said = words.get(name) or MapWords()
+        if one.events is not None:
+            found[name] = drained_layouts(f"{collector}, map {name!r}", one, said)
+            continue
+        if one.kind in DRAINED and one.pops and name not in words:
+            continue  # the program's own: it takes values out itself
         key = one.key or by_size(one.sizes[0])
         value = one.value or by_size(one.sizes[1])
-        leaves = tuple(_summed(leaf) for leaf in value.leaves if not leaf.name.endswith(FAILED_INSERTS))
-        if leaves and (key.size or one.key is not None):
+        leaves = tuple(_summed(leaf) for leaf in value.leaves if not _is_not_read(name, leaf.name))
+        if leaves and one.kind in DRAINED:
+            found[name] = our_columns(one.kind, raw=False), Layout(value.size, leaves)
+        elif leaves and (key.size or one.key is not None):
             found[name] = key, Layout(value.size, leaves)
     for name, said in words.items():
         if name not in compiled:
@@ -50,7 +60,15 @@ def derived_maps(
             found.pop(name, None)
         elif name in found:
             found[name] = _told(f"{collector}, map {name!r}", *found[name], said)
+            if compiled[name].kind in DRAINED:
+                refuse_growing(f"words for collector {collector}, map {name!r}", name, found[name][1].leaves)
     return found
+
+
+def _is_not_read(section: str, name: str) -> bool:
+    """Counts of failed inserts are told as losses; a global called `unused` only keeps a type in the
+    object."""
+    return name.endswith(FAILED_INSERTS) or (section.startswith(".") and name.startswith("unused"))
 
 
 def _summed(leaf: Leaf) -> Leaf:
@@ -81,6 +99,8 @@ def _worded(leaf: Leaf, words: FieldWords | None) -> Leaf:
         unit=words.unit,
         help=words.help,
         fold=words.fold or leaf.fold,
+        stack=words.stack,
+        process=words.process,
     )
 
 
@@ -110,6 +130,10 @@ def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tu
             where=where,
             remedy=f"the program's maps are: {', '.join(sorted(compiled)) or 'none'}",
         )
+    if made.kind in DRAINED:
+        refuse_growing(where, spec.name, spec.value)
+    if made.events is not None:
+        return declared_events(where, spec, made)
     if made.key is None or made.value is None:
         raise SchemaMismatch(
             f"the object does not tell the types of map {spec.name!r}, so its schema can't be checked",
@@ -128,7 +152,7 @@ def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tu
             log=_both("key", key, made.key) + _both("value", value, made.value),
             remedy="change the schema or the C struct, so that both say the same",
         )
-    return key, value
+    return (our_columns(made.kind, raw=False), value) if made.kind in DRAINED else (key, value)
 
 
 def _globals(where: str, wanted: Layout, section: Layout) -> Layout:

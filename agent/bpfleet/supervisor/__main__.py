@@ -24,9 +24,10 @@ from bpfleet.supervisor.control_socket import ControlSocket
 from bpfleet.supervisor.holdings import Holdings
 from bpfleet.supervisor.launch import Child, ending, start_worker
 from bpfleet.supervisor.loading import Job, Loaders, failed
-from bpfleet.supervisor.privileges import User, make_state_directory, require_capabilities, worker_user
+from bpfleet.supervisor.privileges import require_capabilities, worker_user
 from bpfleet.supervisor.rescans import Rescans
 from bpfleet.supervisor.signals import signals
+from bpfleet.users import User, make_state_directory
 
 LEDGER_BYTES = 4096
 _DONE, _CONFIGURATION_ENDED_IT = 0, 2
@@ -277,7 +278,7 @@ def main() -> int:
     try:
         user = worker_user(boot.user)
         require_capabilities()
-        make_state_directory(Path(boot.state), user)
+        make_state_directory(Path(boot.state), user, table="agent", mode=0o755)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         control = ControlSocket(boot.control, boot.control_group, _say)

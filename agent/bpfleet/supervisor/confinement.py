@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from bpfleet.supervisor.privileges import User
+from bpfleet.users import User
 
 __all__ = ["barred", "needed_paths", "open_the_way", "unreadable"]
 

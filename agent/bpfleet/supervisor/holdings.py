@@ -6,6 +6,7 @@ While a holding lives, its programs stay attached and its maps keep their counts
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 from collections.abc import Iterable
@@ -42,11 +43,15 @@ class Holding:
     request: dict[str, Any]
     answer: dict[str, Any]
     fds: list[int]
+    rings: list[mmap.mmap]
+    """Perf rings live only while somebody has them mapped: we have, whatever becomes of workers."""
     grown: dict[str, list[int]] = field(default_factory=dict)
     """By what a rescan found: the fds that keep programs attached to it."""
 
     def close(self) -> None:
         """Detach and free it."""
+        for ring in self.rings:
+            ring.close()
         close_all([*self.fds, *(fd for there in self.grown.values() for fd in there)])
 
 
@@ -66,7 +71,12 @@ class Holdings:
     def take(self, request: dict[str, Any], answer: dict[str, Any], fds: list[int]) -> None:
         """Hold what a loader gave; what was held under this name goes."""
         self.release([request["collector"]])
-        self._held[request["collector"]] = Holding(digest(request), request, answer, fds)
+        rings = [
+            mmap.mmap(fds[index], mmap.PAGESIZE + one["perf_bytes"], mmap.MAP_SHARED)
+            for one in answer["maps"]
+            for index in one["perf_fds"]
+        ]
+        self._held[request["collector"]] = Holding(digest(request), request, answer, fds, rings)
 
     def map_of(self, collector: str, name: str) -> tuple[dict[str, Any], int] | None:
         """A held map's description and fd."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from bpfleet.errors import PrivilegeError
 from bpfleet.ipc import Channel
 from bpfleet.supervisor.confinement import barred, needed_paths, open_the_way, unreadable
-from bpfleet.supervisor.privileges import User, die_with_parent, drop_to
+from bpfleet.supervisor.privileges import die_with_parent, drop_to
+from bpfleet.users import User
 
 __all__ = ["Child", "ending", "start_loader", "start_worker"]
 

@@ -106,8 +106,14 @@ class Loaders:
         except ChannelClosed:
             self._lost(job, "")
             return
-        self._finish(job)
         name = job.request["collector"]
+        if answer.get("op") == "loaded":
+            answer["generation"] = boottime_ns()
+            self._holdings.take(job.request, answer, fds)
+            # A loader with perf rings ends only when we have them; another one has gone.
+            with suppress(ChannelClosed):
+                job.child.channel.send({"op": "held"})
+        self._finish(job)
         if answer.get("op") == "failed":
             self._answer(answer, fds)
         elif job.request["op"] == "rescan":
@@ -121,8 +127,6 @@ class Loaders:
             grown = {"map": answer["name"], "capacity": answer["rows_capacity"]}
             self._answer({"op": "grown", "collector": name, **grown}, walker)
         else:
-            answer["generation"] = boottime_ns()
-            self._holdings.take(job.request, answer, fds)
             self._answer(answer, fds)
 
     def enforce_deadlines(self) -> None:

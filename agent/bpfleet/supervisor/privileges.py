@@ -5,19 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfleet.errors import PrivilegeError
+from bpfleet.users import User, chosen_user
 
-__all__ = [
-    "User",
-    "die_with_parent",
-    "drop_to",
-    "make_state_directory",
-    "require_capabilities",
-    "worker_user",
-]
+__all__ = ["die_with_parent", "drop_to", "require_capabilities", "worker_user"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 8, 24
@@ -25,15 +18,6 @@ _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
 _CAP_BPF = 39
 _NEEDED = {"CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8}
 """To make another user of the worker, and to end it."""
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """The user that the worker runs as."""
-
-    name: str
-    uid: int
-    gid: int
 
 
 def worker_user(configured: str | None) -> User:
@@ -44,23 +28,7 @@ def worker_user(configured: str | None) -> User:
             where=f"user {pwd.getpwuid(os.geteuid()).pw_name}",
             remedy="run it as root; the part that handles plugins and the network gives root up by itself",
         )
-    for name in [configured] if configured else ["bpfleet", "nobody"]:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        if entry.pw_uid == 0:
-            raise PrivilegeError(
-                f"the worker must not run as {name}, which is root",
-                where="[agent] user",
-                remedy="name an unprivileged user, or leave the key out",
-            )
-        return User(name, entry.pw_uid, entry.pw_gid)
-    raise PrivilegeError(
-        f"there is no user {configured or 'nobody'!r} on this host",
-        where="[agent] user",
-        remedy="useradd --system --no-create-home bpfleet, or name a user that exists",
-    )
+    return chosen_user(configured, who="worker", table="agent")
 
 
 def require_capabilities() -> None:
@@ -74,20 +42,6 @@ def require_capabilities() -> None:
             where="capabilities of this process",
             remedy="give the unit or container them; bpfleet doctor says how",
         )
-
-
-def make_state_directory(path: Path, user: User) -> None:
-    """Make the state directory for the worker's user where it is missing; raises PrivilegeError."""
-    try:
-        if not path.exists():
-            path.mkdir(parents=True, mode=0o755)
-            os.chown(path, user.uid, user.gid)
-    except OSError as error:
-        raise PrivilegeError(
-            f"the state directory can't be made: {error.strerror}",
-            where=str(path),
-            remedy="set [agent] state to a directory that can be made",
-        ) from None
 
 
 def drop_to(user: User, *, keep_bpf: bool) -> None:

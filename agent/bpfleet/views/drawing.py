@@ -56,6 +56,8 @@ class Strip:
     """Whether cells may be cut where the grid is too wide."""
     drawn: Callable[..., str] | None
     """Makes text of a cell, told whether only ASCII may be used."""
+    widest: int = _WIDEST
+    """Columns that it takes at most, where it shrinks."""
 
 
 @dataclass
@@ -75,9 +77,10 @@ class Grid:
         right: bool = True,
         shrinks: bool = False,
         drawn: Callable[..., str] | None = None,
+        widest: int = _WIDEST,
     ) -> None:
         """Add a column."""
-        self.strips.append(Strip(head, cells, right, shrinks, drawn))
+        self.strips.append(Strip(head, cells, right, shrinks, drawn, widest))
 
 
 def draw(grid: Grid, look: Look) -> str:
@@ -124,7 +127,7 @@ def _widths(strips: Sequence[Strip], columns: Sequence[list[str]], look: Look) -
     widths = [max(map(shown_width, column), default=0) for column in columns]
     for at, strip in enumerate(strips):
         if strip.shrinks:
-            widths[at] = min(widths[at], _WIDEST)
+            widths[at] = min(widths[at], strip.widest)
     if look.width is None:
         return widths
     shrinking = [at for at, strip in enumerate(strips) if strip.shrinks]

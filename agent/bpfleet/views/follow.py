@@ -8,6 +8,7 @@ from typing import Any
 
 from bpfleet.views.drawing import Look, line
 from bpfleet.views.parts import Assembler, map_key
+from bpfleet.views.stacks import StackBook
 from bpfleet.views.table import render_table
 from bpfleet.views.units import safe_text, wall_time
 from bpfleet.wire import Gap, Record, Snapshot, Status
@@ -28,6 +29,7 @@ class Follower:
         self._look = look or Look()
         self._most = most
         self._parts = Assembler(most)
+        self._stacks = StackBook(most)
         self._previous: OrderedDict[tuple[str, str, str], Snapshot] = OrderedDict()
         self._states: OrderedDict[str, dict[tuple[str, str], tuple[str, str]]] = OrderedDict()
 
@@ -45,12 +47,14 @@ class Follower:
         snapshot = self._parts.add(part)
         if snapshot is None:
             return ""
+        if self._stacks.learn(snapshot) and not any(snapshot.losses.values()):
+            return ""  # its texts are shown where rows name them
         key = map_key(snapshot)
         previous = self._previous.pop(key, None)
         self._previous[key] = snapshot
         if len(self._previous) > self._most:
             self._previous.popitem(last=False)
-        return render_table(snapshot, previous, self._look)
+        return render_table(snapshot, previous, self._look, self._stacks.of(snapshot))
 
     def _changes(self, status: Status) -> Iterator[str]:
         before = self._states.pop(status.origin.agent, None)

@@ -36,8 +36,10 @@ def rates(now: Snapshot, previous: Snapshot | None, rows: Sequence[int]) -> dict
 
     By column name, one float64 per row; NaN where it can't be known: there is no previous snapshot, or
     the key is missing in one that was not complete. A counter that went down was evicted and began
-    again, so it counts from zero.
+    again, so it counts from zero. Events have no rates: each is told once.
     """
+    if now.schema.is_events:
+        return {}
     growing = [
         (index, column) for index, column in enumerate(now.schema.columns) if column.meaning in GROWING
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bpfleet.views.drawing import Grid, Look, draw
 from bpfleet.views.histogram import quantile, sparkline
 from bpfleet.views.rates import GROWING, Floats, rates, totals
+from bpfleet.views.stacks import is_stack
 from bpfleet.views.units import ABSENT, quantity, safe_text, wall_time
 from bpfleet.wire import Column, Snapshot
 
@@ -21,26 +22,44 @@ Array = npt.NDArray[Any]
 _LONGEST_ARRAY = 8
 
 
-def render_table(snapshot: Snapshot, previous: Snapshot | None = None, look: Look | None = None) -> str:
+def render_table(
+    snapshot: Snapshot,
+    previous: Snapshot | None = None,
+    look: Look | None = None,
+    stacks: Mapping[bytes, bytes] | None = None,
+) -> str:
     """The snapshot as lines, with a newline at the end.
 
     A title (map, local wall time, host, fill, reading method and its time, losses), then at most
-    `look.rows` rows, the largest by the first counter or histogram sum. `previous` is the same map's
-    snapshot before; without it rates are "\N{EN DASH}".
+    `look.rows` rows, the largest by the first counter or histogram sum; of events the latest. `previous` is
+    the same map's snapshot before; without it rates are "\N{EN DASH}". `stacks` has the texts of a column
+    `stack`.
     """
     look = look or Look()
-    rows = _largest(snapshot, look.rows)
+    events = snapshot.schema.is_events
+    rows = _latest(snapshot, look.rows) if events else _largest(snapshot, look.rows)
     growth = rates(snapshot, previous, rows)
     grid = Grid(_title(snapshot), _warning(snapshot))
     columns = list(zip(snapshot.schema.columns, snapshot.columns, strict=True))
     # What a row is comes before what was counted for it, even where a label is part of the value.
-    for column, array in sorted(columns, key=lambda pair: pair[0].meaning != "label"):
+    if not events:
+        columns.sort(key=lambda pair: pair[0].meaning != "label")
+    for column, array in columns:
+        if stacks is not None and is_stack(column):
+            continue
         _add(grid, column, array[rows], growth.get(column.name), snapshot.t1)
+    for column, array in columns:
+        if stacks is not None and is_stack(column):
+            texts = [
+                safe_text(stacks.get(one, one).decode("utf-8", "replace")) for one in array[rows].tolist()
+            ]
+            grid.add(column.name, texts, right=False, shrinks=True, widest=1 << 16)
     left_out = snapshot.rows - len(rows)
     if not snapshot.rows:
-        grid.foot = "(no rows)"
+        grid.foot = "(no events)" if events else "(no rows)"
     elif left_out:
-        grid.foot = f"\N{HORIZONTAL ELLIPSIS} {left_out:,} more row{'s' if left_out > 1 else ''}"
+        noun = ("earlier event" if events else "more row") + ("s" if left_out > 1 else "")
+        grid.foot = f"\N{HORIZONTAL ELLIPSIS} {left_out:,} {noun}"
     return draw(grid, look)
 
 
@@ -54,10 +73,26 @@ def _largest(snapshot: Snapshot, most: int) -> list[int]:
     return list(range(min(most, snapshot.rows)))
 
 
+def _latest(snapshot: Snapshot, most: int) -> list[int]:
+    """The events to show, in their order."""
+    numbers = next(
+        array
+        for column, array in zip(snapshot.schema.columns, snapshot.columns, strict=True)
+        if column.meaning == "event"
+    )
+    if numbers.dtype.kind not in "ui" or numbers.ndim != 1:
+        return list(range(min(most, snapshot.rows)))
+    order = np.argsort(numbers, kind="stable")
+    return [int(row) for row in order[max(0, len(order) - most) :]]
+
+
 def _title(snapshot: Snapshot) -> list[str]:
     read = f"{snapshot.method} {quantity(snapshot.t1 - snapshot.t0, 'ns')}"
-    fill = f"{snapshot.entries:,} of {snapshot.max_entries:,} entries"
-    if snapshot.max_entries:
+    if snapshot.schema.is_events:
+        fill = f"{snapshot.entries:,} event{'' if snapshot.entries == 1 else 's'}"
+    else:
+        fill = f"{snapshot.entries:,} of {snapshot.max_entries:,} entries"
+    if snapshot.max_entries and not snapshot.schema.is_events:
         share = snapshot.entries / snapshot.max_entries
         fill += " (<1%)" if 0 < share < 0.01 else f" ({share:.0%})"
     return [
@@ -72,6 +107,8 @@ def _title(snapshot: Snapshot) -> list[str]:
 def _warning(snapshot: Snapshot) -> str:
     lost = [f"{safe_text(reason)} {count:,}" for reason, count in snapshot.losses.items() if count]
     said = [f"lost: {', '.join(lost)}"] if lost else []
+    if snapshot.schema.is_events and not {"lost", "failed_insert"} & snapshot.losses.keys():
+        said.append("what found no room is not counted")
     return "; ".join([*said, *([] if snapshot.complete else ["incomplete"])])
 
 
@@ -84,6 +121,8 @@ def _add(grid: Grid, column: Column, array: Array, growth: Floats | None, now: i
         grid.add(name, [_text(column, value) for value in array.tolist()], right=False, shrinks=True)
     elif column.type == "bool" and array.ndim == 1:
         grid.add(name, ["yes" if value else "no" for value in array.tolist()], right=False)
+    elif column.meaning == "event" and array.ndim == 1:
+        grid.add("#" if name == "event_number" else name, [str(value) for value in array.tolist()])
     elif column.meaning == "label":
         grid.add(name, [_listed(value, str) for value in array.tolist()])
     elif column.meaning == "timestamp" and array.ndim == 1:

@@ -148,6 +148,11 @@ class Schema:
         if not self.id:
             object.__setattr__(self, "id", self.content_id())
 
+    @property
+    def is_events(self) -> bool:
+        """Whether a row is an event, sent once, and not the state of a key."""
+        return any(column.meaning == "event" for column in self.columns)
+
     def content_id(self) -> str:
         """The id that this content has (docs/wire.md, "Schema id")."""
         content = [
@@ -183,14 +188,15 @@ class Snapshot:
     Before encoding strided views over the kernel's bytes, after decoding read-only views on the frame,
     aligned or not."""
     method: str
-    """The reading method: mmap, walk, batch or key."""
+    """The reading method: mmap, walk, batch or key; drain or pop where it took events out of the map."""
     complete: bool
-    """Whether every entry that was there during the whole read is in."""
+    """Whether every entry that was there during the whole read is in, or every event since the last read is
+    in or counted."""
     entries: int
     """Entries met in the map (all parts together)."""
     max_entries: int
     losses: Mapping[str, int] = field(default_factory=dict)
-    """Counts by reason: failed_insert (cumulative while the program is loaded), truncated (of this read)."""
+    """Counts by reason: truncated of this read, all others since the program was loaded (docs/wire.md)."""
     part: int = 0
     parts: int = 1
 

@@ -55,6 +55,19 @@ _SOFTWARE: _Members = {
     **dict.fromkeys(("uptime_s", "cpu_s"), Fields.number),
 }
 _PROGRAM: _Members = {"attached": Fields.text, "error": Fields.text}
+
+
+def _texts(fields: Fields, key: str) -> None:
+    for value in fields.array(key):
+        if type(value) is not str:
+            raise fields.wrong(key, "an array of text")
+
+
+_LADDER: _Members = {
+    "taken": Fields.text,
+    **dict.fromkeys(("rung", "rungs"), Fields.integer),
+    "refused": _texts,
+}
 _MAP: _Members = {
     **dict.fromkeys(("type", "method"), Fields.text),
     "why_not": Fields.texts,
@@ -80,6 +93,7 @@ _COLLECTOR: _Members = {
     "generation": Fields.integer,
     "interval_s": Fields.number,
     "programs": _all(_PROGRAM),
+    "ladders": _all(_LADDER),
     "maps": _all(_MAP),
     "changed": Fields.integer,
     "changes": _changes,

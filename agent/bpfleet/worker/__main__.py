@@ -27,6 +27,7 @@ from bpfleet.worker import status
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.control_socket import ControlSocket
 from bpfleet.worker.delivery import Delivery
+from bpfleet.worker.early_drains import EarlyDrains
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.requests import Requests
 from bpfleet.worker.startup import Startup, Stopped
@@ -45,6 +46,7 @@ class Worker:
         self.options = start["options"]
         self.channel, self.ledger, self.run_id = channel, ledger, start["run"]
         self.once = self.options["mode"] == "once"
+        self.tracing = self.options["mode"] == "trace"
         if self.once:
             # `once | head`: that the reader has gone is no news.
             logging.getLogger("bpfleet.sink").setLevel(logging.ERROR)
@@ -60,16 +62,17 @@ class Worker:
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
         self.collectors: list[RunningCollector] = startup.collectors()
-        self._tell_of_idleness()
+        if not self.tracing:
+            self._tell_of_idleness()
 
     def main(self) -> int:
         """Tick until the time is over or somebody says stop; returns the exit code."""
-        if not self.once:
+        if not (self.once or self.tracing):
             self._send_status()
-        if self.collectors or not self.once:
+        if self.collectors or not (self.once or self.tracing):
             self._loop()
         left = self._drain()
-        if not self.once:
+        if not (self.once or self.tracing):
             return 0
         errors = [one.error for one in self.absent if one.error is not None]
         if any(isinstance(error, ConfigError) for error in errors):
@@ -91,16 +94,19 @@ class Worker:
         began = time.monotonic()
         end = began + (self.options.get("duration") or float("inf"))
         first = self.options["after"] if self.once else 0.0
-        due = {one.name: began + first for one in self.collectors}
+        # `trace` only keeps programs where they are.
+        due = {} if self.tracing else {one.name: began + first for one in self.collectors}
         status_due = began + self.config.agent.status_interval
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wakeup, select.POLLIN)
         control = self._open_control(poll)
+        drains = EarlyDrains(self.collectors, poll)
         while True:
+            drains.run()
             now = time.monotonic()
             for one in self.collectors:
-                if now >= due[one.name]:
+                if now >= due.get(one.name, end):
                     self._tick(one)
                     # On the grid of its interval; ticks that could not be made are left out, not made up for.
                     missed = (time.monotonic() - due[one.name]) // one.interval
@@ -113,11 +119,13 @@ class Worker:
                 status_due = now + self.config.agent.status_interval
             if now >= end or (self.sinks and all(sink.gone for sink in self.sinks)):
                 return
-            following = min([*due.values(), status_due, end])
+            following = min([*due.values(), status_due, end, drains.due])
             if control is not None:
                 control.drop_idle()
                 following = min(following, control.deadline)
             for fd, _ in poll.poll(max(0.0, following - time.monotonic()) * 1000 + 1):
+                if drains.woken(fd):
+                    continue
                 if control is not None and control.owns(fd):
                     control.ready(fd)
                 elif fd == self.wakeup.fileno() or not self._message():
@@ -225,7 +233,7 @@ class Worker:
 def _configuration(start: dict[str, Any]) -> Config:
     config = parse(start["config_text"], start["config_path"])
     options = start["options"]
-    if options["mode"] != "once":
+    if options["mode"] not in ("once", "trace"):
         return config
     wanted: Sequence[str] = options["collectors"]
     named = wanted or list(config.collectors)
@@ -234,7 +242,7 @@ def _configuration(start: dict[str, Any]) -> Config:
         collectors={name: dict(config.collectors.get(name, {})) | {"enabled": True} for name in named},
         from_command_line=[name for name in named if name not in config.collectors],
         only=wanted or None,
-        sinks={"stdout": {"format": options["format"]}},
+        sinks={"stdout": {"format": options["format"]}} if options["mode"] == "once" else {},
     )
 
 

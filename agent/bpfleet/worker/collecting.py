@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import operator
 import os
-import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from bpfleet import kernel
+from bpfleet.draining.drainer import Drainer
+from bpfleet.draining.opening import open_drainer
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
 from bpfleet.plugins import State
-from bpfleet.protocol import Change, Load, Loaded, LoadedMap, LoadedProgram
+from bpfleet.protocol import Change, Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
 from bpfleet.reading.columns import Read
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
-from bpfleet.reading.mapped import map_memory
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Collector, Entries
+from bpfleet.spec import Attach, Collector, Entries, Rung
+from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
 from bpfleet.worker.controls import Controls
+from bpfleet.worker.counters import Counter
+from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, running_stacks
+from bpfleet.worker.stacks import STACK
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
 
@@ -50,19 +53,43 @@ class RunningMap:
     """One map of a running collector."""
 
     name: str
-    reader: MapReader
+    reader: MapReader | Drainer
     schema: Schema
     schema_frame: Frame
-    failed_inserts: _Counter | None
+    failed_inserts: Counter | None
+    stacks: RunningStacks | None = None
     cost: Cost = field(default_factory=Cost)
     growing: bool = False
+    event_type: str = ""
+    """Of a drained map: how the layout of its events was found."""
+
+    def tables(self, read: Read) -> Iterator[Table]:
+        """What is to be told of a read: first the stacks that its rows name, then the rows."""
+        losses = self.losses(read)
+        if self.stacks is not None:
+            stacks, named = self.stacks.table(read)
+            yield stacks
+            read = replace(read, columns=[*read.columns, named])
+        yield Table(self.schema, self.schema_frame, read, self.reader.info.max_entries, losses)
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
-        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        found = self.losses_so_far()
         if read.entries > read.rows:
             found["truncated"] = read.entries - read.rows
         return found
+
+    def losses_so_far(self) -> dict[str, int]:
+        """Those that are counted since the program was loaded."""
+        found = {} if self.failed_inserts is None else {"failed_insert": self.failed_inserts.value()}
+        if isinstance(self.reader, Drainer):
+            found |= self.reader.losses()
+        return found
+
+    def told(self) -> None:
+        """What was read last is in records."""
+        if isinstance(self.reader, Drainer):
+            self.reader.told()
 
 
 @dataclass
@@ -74,6 +101,7 @@ class RunningCollector:
     interval: float
     maps: list[RunningMap]
     programs: list[dict[str, str]]
+    ladders: list[LoadedLadder]
     generation: int
     before_snapshot: int | None
     iterators: list[int]
@@ -95,7 +123,8 @@ class RunningCollector:
     ) -> RunningCollector:
         """Open readers over the fds that came with `loaded`; raises ReadError where a map can't be read."""
         try:
-            maps = [_running_map(spec, settings, one, fds) for one in loaded.maps]
+            naming = open_naming(spec.name, loaded, fds)
+            maps = [_running_map(spec, settings, one, loaded, naming, fds) for one in loaded.maps]
             controls = Controls(spec.name, loaded.controls, fds, loaded.changes, keep_changes)
         except OSError as error:
             raise LoadError(
@@ -110,6 +139,7 @@ class RunningCollector:
             interval=interval,
             maps=maps,
             programs=[_program(one) for one in loaded.programs],
+            ladders=list(loaded.ladders),
             generation=loaded.generation,
             before_snapshot=None if before is None else fds[before],
             iterators=[fds[index] for index in loaded.iterators],
@@ -120,7 +150,7 @@ class RunningCollector:
     def use_larger_buffer(self, name: str, walk: WalkFds) -> None:
         """Put a grown row buffer to use."""
         for one in self.maps:
-            if one.name == name:
+            if one.name == name and isinstance(one.reader, MapReader):
                 one.reader.use_walker(walk)
                 one.growing = False
 
@@ -134,10 +164,27 @@ def _program(one: LoadedProgram) -> dict[str, str]:
     return said | {"error": one.error} if one.error else said
 
 
-def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> RunningMap:
+def _running_map(
+    spec: Collector,
+    settings: CollectorSettings,
+    one: LoadedMap,
+    loaded: Loaded,
+    naming: Naming,
+    fds: list[int],
+) -> RunningMap:
     walk = None
     if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
         walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
+    counter = None
+    if one.failed_inserts_fd is not None:
+        counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
+    columns = columns_of(one.key.columns(), one.value.columns())
+    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
+    if one.book_fd is not None:
+        drainer = open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counter is not None)
+        return RunningMap(
+            one.name, drainer, schema, encode_schema(schema), counter, event_type=one.event_type
+        )
     reader = MapReader(
         fds[one.fd],
         one.key,
@@ -149,32 +196,10 @@ def _running_map(spec: Collector, settings: CollectorSettings, one: LoadedMap, f
     )
     if one.walk_refused and "walk" in reader.why_not:
         reader.why_not["walk"] = one.walk_refused
-    columns = columns_of(one.key.columns(), one.value.columns())
-    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
-    counter = None
-    if one.failed_inserts_fd is not None:
-        counter = _Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
-    return RunningMap(one.name, reader, schema, encode_schema(schema), counter)
-
-
-class _Counter:
-    """A u64 in an array map's first element."""
-
-    def __init__(self, fd: int, offset: int) -> None:
-        self._fd, self._offset = fd, offset
-        info = kernel.map_info(fd)
-        self._memory = (
-            map_memory(fd, info.value_size) if info.flags & 1 << 10 else np.zeros(info.value_size, np.uint8)
-        )
-        self._mapped = bool(info.flags & 1 << 10)
-        self._zero = np.zeros(4, np.uint8)
-
-    def value(self) -> int:
-        """The count now."""
-        if not self._mapped:
-            kernel.lookup(self._fd, self._zero.ctypes.data, self._memory.ctypes.data)
-        number: int = struct.unpack_from("<Q", self._memory.data, self._offset)[0]
-        return number
+    stacks = running_stacks(spec, one, loaded, naming, fds)
+    if stacks is not None:
+        schema = Schema(spec.name, spec.version, one.name, one.help, (*columns, STACK))
+    return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
 
 
 def load_request(
@@ -200,9 +225,8 @@ def load_request(
         source=os.fspath(spec.program.source),
         maps=spec.maps,
         words=dict(spec.words),
-        attach=tuple(
-            (a.program, a.kind, a.target, a.symbol, a.frequency, a.pid, a.everywhere) for a in spec.attach
-        ),
+        attach=tuple(map(_place, spec.attach)),
+        ladders=_ladders(spec),
         attach_all=spec.attach_all,
         knobs=_asked(spec, "knobs", settings),
         data=_asked(spec, "data", settings),
@@ -211,10 +235,31 @@ def load_request(
         before_snapshot=spec.before_snapshot,
         row_buffer=int(settings.row_buffer),
         methods=settings.read,
+        perf_buffer=int(settings.perf_buffer),
         timeout=float(timeout),
         rescan=float(rescan),
         attach_programs=attach,
     )
+
+
+def _place(one: Attach) -> Place:
+    return one.program, one.kind, one.target, one.symbol, one.frequency, one.pid, one.everywhere
+
+
+def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:
+    for name, rungs in spec.ladders.items():
+        if isinstance(rungs, str) or not rungs or not all(rungs):
+            raise ConfigError(
+                f"ladder {name!r} has {'a rung' if rungs else 'no rungs, or one'} without a program",
+                where=f"collector {spec.name!r}, ladders",
+                remedy="list the alternatives, best first: each a program's name, or several in a list",
+            )
+    return {name: tuple(map(_rung, rungs)) for name, rungs in spec.ladders.items()}
+
+
+def _rung(rung: Rung) -> tuple[Place, ...]:
+    programs = [rung] if isinstance(rung, str | Attach) else rung
+    return tuple(_place(Attach(one, "", "") if isinstance(one, str) else one) for one in programs)
 
 
 def _asked(spec: Collector, what: str, settings: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from bpfleet import kernel
+from bpfleet import map_entries
 from bpfleet.errors import ConfigError, ReadError
 from bpfleet.packing import members_of, unpack
 from bpfleet.protocol import Change, LoadedControl
@@ -105,7 +105,7 @@ class Controls:
             )
         change = self._entry_change(control_map, raw, "", uid)
         self._remember([change])
-        self._tried(lambda: kernel.delete_entry(control_map.fd, raw), name)
+        self._tried(lambda: map_entries.delete_entry(control_map.fd, raw), name)
         return [change]
 
     def undo(self) -> list[str]:
@@ -136,7 +136,7 @@ class Controls:
         shown = as_json(unpack(control_map.value, made))
         change = self._entry_change(control_map, raw, shown, uid)
         self._remember([change])
-        self._tried(lambda: kernel.put_entry(control_map.fd, control_map.info, raw, made), name)
+        self._tried(lambda: map_entries.put_entry(control_map.fd, control_map.info, raw, made), name)
         return change
 
     def _entry_change(self, control_map: ControlMap, key: bytes, value: str, uid: int) -> Change:

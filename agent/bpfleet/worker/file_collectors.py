@@ -16,7 +16,7 @@ import msgspec
 from bpfleet.errors import ConfigError
 from bpfleet.schema import FieldWords, Fold, MapWords, Meaning
 from bpfleet.settings import Settings, convert
-from bpfleet.spec import Attach, Collector, core
+from bpfleet.spec import Attach, Collector, Rung, core
 
 __all__ = ["file_collector", "files_in", "words_file"]
 
@@ -29,11 +29,15 @@ class _Field(Settings, frozen=True, kw_only=True):
     help: str = ""
     fold: Fold | None = None
     name: str = ""
+    stack: str = ""
+    process: str = ""
 
 
 class _Map(Settings, frozen=True, kw_only=True):
     help: str = ""
     read: bool = True
+    event: str = ""
+    size: int = 0
     control: bool = False
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
 
@@ -53,6 +57,9 @@ class _Attach(Settings, frozen=True, kw_only=True):
     everywhere: bool = False
 
 
+_Rung = str | _Attach | tuple[str | _Attach, ...]
+
+
 class _File(Settings, frozen=True, kw_only=True):
     help: str = ""
     version: str = ""
@@ -62,6 +69,7 @@ class _File(Settings, frozen=True, kw_only=True):
     data: dict[str, Any] = msgspec.field(default_factory=dict)
     entries: dict[str, tuple[_Entry, ...]] = msgspec.field(default_factory=dict)
     attach: tuple[_Attach, ...] = ()
+    ladders: dict[str, tuple[_Rung, ...]] = msgspec.field(default_factory=dict)
     maps: dict[str, _Map] = msgspec.field(default_factory=dict)
 
 
@@ -104,7 +112,8 @@ def file_collector(path: Path) -> Collector:
         version=said.version,
         help=said.help or f"maps of {path}",
         program=core(path),
-        attach=tuple(Attach(*msgspec.structs.astuple(one)) for one in said.attach),
+        attach=tuple(map(_place, said.attach)),
+        ladders={name: tuple(map(_rung, rungs)) for name, rungs in said.ladders.items()},
         attach_all=said.attach_all,
         before_snapshot=said.before_snapshot,
         knobs=lambda settings: said.knobs,
@@ -114,6 +123,16 @@ def file_collector(path: Path) -> Collector:
         },
         words=_words(said.maps),
     )
+
+
+def _place(one: _Attach) -> Attach:
+    return Attach(*msgspec.structs.astuple(one))
+
+
+def _rung(one: _Rung) -> Rung:
+    if isinstance(one, tuple):
+        return tuple(part if isinstance(part, str) else _place(part) for part in one)
+    return one if isinstance(one, str) else _place(one)
 
 
 def _name(path: Path) -> str:
@@ -142,9 +161,13 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
         name: MapWords(
             one.help,
             one.read,
+            one.event,
+            one.size,
             one.control,
             {
-                field: FieldWords(said.name, said.meaning, said.unit, said.help, said.fold)
+                field: FieldWords(
+                    said.name, said.meaning, said.unit, said.help, said.fold, said.stack, said.process
+                )
                 for field, said in one.fields.items()
             },
         )

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bpfleet import kernel
+from bpfleet import kernel, map_entries
 from bpfleet.errors import ConfigError
 from bpfleet.layout import Layout, Leaf
 from bpfleet.packing import assignments, members_of, pack, parse_text, unpack
@@ -88,7 +88,7 @@ class Section:
             # Whatever the program writes into the section meanwhile is lost.
             content = bytearray(self._content())
             content[offset : offset + len(raw)] = raw
-            kernel.put_entry(self._fd, self._info, bytes(4), bytes(content))
+            map_entries.put_entry(self._fd, self._info, bytes(4), bytes(content))
         elif len(raw) in _WHOLE:
             # One store: a program on another CPU sees the number before or the one after.
             _WHOLE[len(raw)].from_buffer(self._memory, offset).value = int.from_bytes(raw, "little")
@@ -96,7 +96,7 @@ class Section:
             self._memory[offset : offset + len(raw)] = raw
 
     def _content(self) -> bytes:
-        return kernel.entry(self._fd, self._info, bytes(4)) or bytes(self._info.value_size)
+        return map_entries.entry(self._fd, self._info, bytes(4)) or bytes(self._info.value_size)
 
 
 class ControlMap:
@@ -119,16 +119,16 @@ class ControlMap:
         return pack(self.value, value, "the value")
 
     def present(self) -> list[bytes]:
-        return kernel.keys(self.fd, self.info, _MOST_ENTRIES)
+        return map_entries.keys(self.fd, self.info, _MOST_ENTRIES)
 
     def read(self, key: bytes) -> bytes | None:
-        return kernel.entry(self.fd, self.info, key)
+        return map_entries.entry(self.fd, self.info, key)
 
     def restore(self, key: bytes, before: bytes | None) -> None:
         if before is None:
-            kernel.delete_entry(self.fd, key)
+            map_entries.delete_entry(self.fd, key)
         else:
-            kernel.put_entry(self.fd, self.info, key, before)
+            map_entries.put_entry(self.fd, self.info, key, before)
 
     def text(self, key: bytes) -> str:
         value = unpack(self.key, key)

@@ -15,7 +15,7 @@ from bpfleet.errors import BpfleetError, ConfigError, PluginError
 from bpfleet.identity import facts
 from bpfleet.ipc import Channel, close_all
 from bpfleet.plugins import Plugins, State, state_of
-from bpfleet.protocol import Change, Changed, Loaded, Seal, plain, typed
+from bpfleet.protocol import Change, Changed, Loaded, LoadedLadder, Seal, plain, typed
 from bpfleet.settings import CollectorSettings, SinkSettings, convert
 from bpfleet.spec import Collector, Sink, SinkContext, SinkType
 from bpfleet.wire import Origin
@@ -188,6 +188,8 @@ class Startup:
                 if self.reloaded and made.controls.changes:
                     undone = made.controls.undo()
                     log.info("collector %r: %s as configured again", spec.name, ", ".join(undone))
+                for ladder in made.ladders:
+                    _tell(spec.name, ladder)
                 for one in made.programs:
                     if one.get("error"):
                         log.warning("collector %r goes on without a program: %s", spec.name, one["error"])
@@ -234,6 +236,14 @@ class Startup:
         state = state_of(error)
         self.absent.append(Absent(name, kind, state, error))
         log.error("%s %r does not run (%s): %s", kind, name, state.value, error)
+
+
+def _tell(collector: str, ladder: LoadedLadder) -> None:
+    """Which alternative was taken, and why no better one."""
+    level = logging.INFO if ladder.rung else logging.WARNING
+    which = f"by {ladder.taken}, alternative {ladder.rung}" if ladder.rung else "by none"
+    why = "".join(f"\n  | {reason}" for reason in ladder.refused)
+    log.log(level, "collector %r: %r %s of %d%s", collector, ladder.name, which, ladder.rungs, why)
 
 
 def _placed(error: BpfleetError, where: str) -> BpfleetError:

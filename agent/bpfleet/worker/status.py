@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpfleet import __version__
+from bpfleet.draining.drainer import Drainer
 from bpfleet.errors import BpfleetError
 from bpfleet.kernel import boottime_ns
 from bpfleet.plugins import State
+from bpfleet.protocol import LoadedLadder
 from bpfleet.worker.collecting import RunningCollector, RunningMap
 from bpfleet.worker.delivery import Delivery
 
 __all__ = ["Absent", "body", "pss_bytes"]
+
+_UNCOUNTED = "neither the kernel nor the program counts events that find no room (docs/draining.md)"
 
 
 _NEWEST = 100
@@ -90,8 +94,19 @@ def _collector(one: RunningCollector) -> dict[str, Any]:
         "generation": one.generation,
         "interval_s": one.interval,
         "programs": one.programs,
+        **({"ladders": [_ladder(ladder) for ladder in one.ladders]} if one.ladders else {}),
         "maps": [_map(running) for running in one.maps],
         **({"changed": len(one.controls.changes), "changes": changes} if changes else {}),
+    }
+
+
+def _ladder(one: LoadedLadder) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "taken": one.taken,
+        "rung": one.rung,
+        "rungs": one.rungs,
+        "refused": list(one.refused),
     }
 
 
@@ -108,7 +123,25 @@ def _map(one: RunningMap) -> dict[str, Any]:
         "read_ns": one.cost.read_ns,
         "bytes": one.cost.bytes,
         "memory_bytes": one.reader.memory_bytes,
+        **_events(one),
     }
+
+
+def _events(one: RunningMap) -> dict[str, Any]:
+    """What is said of a drained map besides."""
+    if not isinstance(one.reader, Drainer):
+        return {}
+    said = {
+        "events": one.reader.events,
+        "event_sizes": one.reader.sizes,
+        "found_full": one.reader.found_full,
+        "losses": one.losses_so_far(),
+    }
+    if one.event_type:
+        said["event_type"] = one.event_type
+    if not one.reader.losses_known:
+        said["losses_unknown"] = _UNCOUNTED
+    return said
 
 
 def _sink(one: Delivery) -> dict[str, Any]:

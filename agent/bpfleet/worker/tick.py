@@ -42,26 +42,28 @@ def tick(
         read = one.reader.read()
         t1 = boottime_ns()
 
-        snapshot = Snapshot(
-            schema=one.schema,
-            origin=origin,
-            generation=collector.generation,
-            seq=ledger.next_seq,
-            t0=t0,
-            t1=t1,
-            wall_offset=time.time_ns() - boottime_ns(),
-            rows=read.rows,
-            columns=read.columns,
-            method=read.method,
-            complete=read.complete,
-            entries=read.entries,
-            max_entries=one.reader.info.max_entries,
-            losses=one.losses(read),
-        )
-        for frame in encode_snapshot(snapshot, one.schema_frame, most=frame_size):
-            ledger.used(frame.seq)
-            one.cost.bytes += len(frame.data)
-            for sink in sinks:
-                sink.offer(frame)
+        for table in one.tables(read):
+            snapshot = Snapshot(
+                schema=table.schema,
+                origin=origin,
+                generation=collector.generation,
+                seq=ledger.next_seq,
+                t0=t0,
+                t1=t1,
+                wall_offset=time.time_ns() - boottime_ns(),
+                rows=table.read.rows,
+                columns=table.read.columns,
+                method=table.read.method,
+                complete=table.read.complete,
+                entries=table.read.entries,
+                max_entries=table.max_entries,
+                losses=table.losses,
+            )
+            for frame in encode_snapshot(snapshot, table.schema_frame, most=frame_size):
+                ledger.used(frame.seq)
+                one.cost.bytes += len(frame.data)
+                for sink in sinks:
+                    sink.offer(frame)
 
+        one.told()
         one.cost.took(read, t1 - t0)

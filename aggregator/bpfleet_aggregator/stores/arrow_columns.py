@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bpfleet.wire import Column
 from bpfleet.wire.records import Array
 
-__all__ = ["arrow_column", "arrow_type", "key_rest", "text_array"]
+__all__ = ["arrow_column", "arrow_type", "column_bytes", "key_rest", "text_array"]
 
 _TYPES = {
     "u8": pa.uint8(),
@@ -40,16 +41,23 @@ def arrow_type(column: Column) -> pa.DataType:
     return base if column.count is None or column.type in _TEXTS else pa.list_(base)
 
 
-def arrow_column(column: Column, arrays: Sequence[Array]) -> pa.Array:
-    """The values of one column of several snapshots, one after another.
+def column_bytes(arrays: Sequence[Array]) -> bytes:
+    """The bytes of one column of several snapshots, one after another."""
+    try:
+        return b"".join(arrays)  # type: ignore[arg-type]  # NumPy's arrays are buffers
+    except TypeError:  # one is strided
+        return b"".join([array.tobytes() for array in arrays])
+
+
+def arrow_column(column: Column, raw: bytes) -> pa.Array:
+    """The values of one column, of as many rows as `raw` has.
 
     `char` is text up to the first NUL, with U+FFFD for what is not UTF-8; `bytes` are hex.
     """
-    raw = b"".join([_bytes_of(array) for array in arrays])
     size = column.dtype.itemsize
     rows = len(raw) // size
     if column.type == "char":
-        return text_array(np.frombuffer(raw, np.uint8).reshape(rows, size))
+        return _texts(raw, size) if _is_plain(raw, size) else text_array(_matrix(raw, size))
     if column.type == "bytes":
         digits = _HEX[np.frombuffer(raw, np.uint8)].reshape(-1)
         return _strings(digits, np.full(rows, 2 * size, np.int64))
@@ -60,8 +68,25 @@ def arrow_column(column: Column, arrays: Sequence[Array]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
-def _bytes_of(array: Array) -> memoryview | bytes:
-    return array.data if array.flags.c_contiguous else array.tobytes()
+def _matrix(raw: bytes, size: int) -> Bytes:
+    return np.frombuffer(raw, np.uint8).reshape(-1, size)
+
+
+def _is_plain(raw: bytes, size: int) -> bool:
+    """Whether all texts are ASCII with nothing but NUL behind the first NUL, as nearly always."""
+    if not raw.isascii():
+        return False
+    is_nul = np.frombuffer(raw, np.uint8) == 0
+    goes_on = is_nul[:-1] > is_nul[1:]
+    goes_on[size - 1 :: size] = False  # from one text to the next
+    return not goes_on.any()
+
+
+def _texts(raw: bytes, size: int) -> pa.Array:
+    """Strings of texts that are plain, a third of the time that `text_array` takes."""
+    kind = pa.binary(size)
+    fixed = pa.FixedSizeBinaryArray.from_buffers(kind, len(raw) // size, [None, pa.py_buffer(raw)])
+    return pc.ascii_rtrim(fixed.cast(pa.binary()).cast(pa.string()), "\0")
 
 
 def _numbers(column: Column, raw: bytes) -> pa.Array:
@@ -93,27 +118,25 @@ def _strings(data: Bytes, lengths: npt.NDArray[np.int64]) -> pa.Array:
     return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))
 
 
-def key_rest(columns: Sequence[Column], arrays: Sequence[Sequence[Array]]) -> npt.NDArray[np.uint64] | None:
+def key_rest(columns: Sequence[Column], raws: Sequence[bytes]) -> npt.NDArray[np.uint64] | None:
     """For each row 0 where its key columns as text tell it apart, else a number made of their bytes.
 
     Keys are the same if their bytes are (docs/wire.md), and text leaves out what follows a NUL or is no
-    UTF-8. None where that is so of no row. `arrays` has those of each column, as `arrow_column` takes them.
+    UTF-8. None where that is so of no row. `raws` has the bytes of each column.
     """
     rest: npt.NDArray[np.uint64] | None = None
-    for column, pieces in zip(columns, arrays, strict=True):
-        if column.part != "key" or column.type != "char":
-            continue
+    for column, raw in zip(columns, raws, strict=True):
         size = column.dtype.itemsize
-        texts = np.frombuffer(b"".join([_bytes_of(piece) for piece in pieces]), np.uint8).reshape(-1, size)
+        if column.part != "key" or column.type != "char" or _is_plain(raw, size):
+            continue
+        texts = _matrix(raw, size)
         nul = texts == 0
-        unclear = np.flatnonzero((np.logical_or.accumulate(nul, axis=1) & ~nul).any(axis=1))
-        if (texts & 0x80).any():
-            unclear = np.union1d(unclear, np.flatnonzero((texts & 0x80).any(axis=1)))
-        if len(unclear):
-            if rest is None:
-                rest = np.zeros(len(texts), np.uint64)
-            mixed = rest[unclear]
-            for at in range(size):  # FNV-1a, a column of bytes at a time
-                mixed = (mixed ^ texts[unclear, at]) * np.uint64(0x100000001B3)
-            rest[unclear] = mixed | np.uint64(1)
+        unclear = (np.logical_or.accumulate(nul, axis=1) & ~nul).any(axis=1) | (texts & 0x80).any(axis=1)
+        rows = np.flatnonzero(unclear)
+        if rest is None:
+            rest = np.zeros(len(texts), np.uint64)
+        mixed = rest[rows]
+        for at in range(size):  # FNV-1a, a column of bytes at a time
+            mixed = (mixed ^ texts[rows, at]) * np.uint64(0x100000001B3)
+        rest[rows] = mixed | np.uint64(1)
     return rest

@@ -84,8 +84,9 @@ class Relation:
 
     @property
     def has_rate(self) -> bool:
-        """Whether there is a rate relation."""
-        return any(field.is_growing for field in self.fields)
+        """Whether there is a rate relation. Events have none: no row is what another was before."""
+        events = any(field.column.meaning == "event" for field in self.fields)
+        return not events and any(field.is_growing for field in self.fields)
 
     @property
     def rate_name(self) -> str:

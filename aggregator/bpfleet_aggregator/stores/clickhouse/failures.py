@@ -6,12 +6,23 @@ import re
 
 from bpfleet.errors import StoreError
 
-__all__ = ["ALREADY_THERE", "NO_SUCH_COLUMN", "NO_SUCH_TABLE", "Refused", "unreachable"]
+__all__ = [
+    "ALREADY_THERE",
+    "ANOTHER_QUORUM",
+    "NO_SUCH_COLUMN",
+    "NO_SUCH_TABLE",
+    "TIMED_OUT",
+    "Refused",
+    "unreachable",
+]
 
 ALREADY_THERE = frozenset({15, 44, 57, 253})
 """A column or a table that was to be made is there (253: a replica's node in ZooKeeper)."""
 NO_SUCH_TABLE = frozenset({60})
 NO_SUCH_COLUMN = frozenset({10, 16, 47})
+TIMED_OUT = frozenset({159})
+ANOTHER_QUORUM = frozenset({286})
+"""Replicas have not all answered for the insert before this one, which may be another aggregator's."""
 
 _CODE = re.compile(r"Code: (\d+)")
 _REMEDIES = {
@@ -29,7 +40,7 @@ _REMEDIES = {
     frozenset({159, 160}): "raise `timeout` of the store, or ask for less",
     frozenset({202}): "raise the server's max_concurrent_queries",
     frozenset(
-        {242, 225, 999, 285, 286, 319}
+        {242, 225, 999, 285, 286, 289, 319}
     ): "see to the replicas and ZooKeeper (Keeper); what was sent is sent again",
     frozenset(
         {49, 170, 701}

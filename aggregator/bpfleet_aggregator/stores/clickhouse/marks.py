@@ -27,9 +27,7 @@ __all__ = ["columns_of", "read_marks"]
 _ASKED_AT_ONCE = 500
 
 
-def read_marks(
-    server: Server, table: str, spools: Sequence[tuple[str, str]], settings: Mapping[str, object]
-) -> list[int]:
+def read_marks(server: Server, table: str, spools: Sequence[tuple[str, str]]) -> list[int]:
     """The mark of each (agent, spool), 0 where there is none."""
     found: dict[tuple[str, str], int] = {}
     for begin in range(0, len(spools), _ASKED_AT_ONCE):
@@ -38,7 +36,7 @@ def read_marks(
             f"SELECT agent, spool, max(seq) AS mark FROM {table} WHERE (agent, spool) IN ({some})"
             " GROUP BY agent, spool"
         )
-        for row in rows_of(server, asked, settings):
+        for row in rows_of(server, asked):
             found[str(row["agent"]), str(row["spool"])] = int(str(row["mark"]))
     return [found.get(spool, 0) for spool in spools]
 

@@ -28,7 +28,7 @@ def _roles(relation: Relation, tables: Tables) -> str:
     each = (
         f"SELECT {_READ}, any(t1) AS ended, min(complete) = 1 AND count() = max(parts) AS whole,"
         " any(time) AS at, any(host) AS on_host"
-        f" FROM {tables.named(SNAPSHOTS)} FINAL WHERE relation = {text(relation.name)} GROUP BY {_READ}"
+        f" FROM {tables.data(SNAPSHOTS)} FINAL WHERE relation = {text(relation.name)} GROUP BY {_READ}"
     )
     in_order = (
         f"SELECT {_STREAM}, arraySort(x -> (x.1, x.2, x.3),"
@@ -59,7 +59,7 @@ def rate_view(
     entries = [f"{value} AS {name}" for name, value in zip(key_names, key_values, strict=True)]
     entries += [f"{fields[one.field.name]} AS `V{index}`" for index, one in enumerate(growing)]
     entries += [f"{fields[field.name]} AS `L{index}`" for index, field in enumerate(labels.values())]
-    rows = f"SELECT {_READ}, `Rest`, {', '.join(entries)} FROM {tables.named(f'Rows_{relation.name}')} FINAL"
+    rows = f"SELECT {_READ}, `Rest`, {', '.join(entries)} FROM {tables.data(f'Rows_{relation.name}')} FINAL"
     groups = f"{_STREAM}, {_INTERVAL}, {', '.join(key_names)}, `Rest`"
     both = "".join(
         f", anyIf(`V{index}`, `IsNow` = 1) AS `N{index}`, anyIf(`V{index}`, `IsNow` = 0) AS `O{index}`"

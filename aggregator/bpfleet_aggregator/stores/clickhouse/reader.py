@@ -11,6 +11,7 @@ import pyarrow as pa
 from bpfleet.stores import StoreContext
 from bpfleet_aggregator.stores.clickhouse.dialect import dialect_of
 from bpfleet_aggregator.stores.clickhouse.failures import Refused
+from bpfleet_aggregator.stores.clickhouse.instants import with_decimal_now
 from bpfleet_aggregator.stores.clickhouse.literals import filled_in
 from bpfleet_aggregator.stores.clickhouse.native_read import empty_answer
 from bpfleet_aggregator.stores.clickhouse.quantile import with_quantiles
@@ -34,7 +35,6 @@ class ClickhouseReader:
                 cancel_http_readonly_queries_on_client_close=1,
                 # What comes twice has one time, so never lies in two partitions.
                 do_not_merge_across_partitions_select_final=1,
-                select_sequential_consistency=1 if settings.quorum > 1 else 0,
                 # As SQL has it: outer joins give NULL, UNION no repeats.
                 join_use_nulls=1,
                 union_default_mode="DISTINCT",
@@ -47,6 +47,8 @@ class ClickhouseReader:
         asked = with_quantiles(
             filled_in(sql.strip().rstrip(";"), parameters, has_fractions=self._dialect.modern)
         )
+        if not self._dialect.modern:
+            asked = with_decimal_now(asked)
         batches = self._server.ask(asked, self._settings)
         first = next(batches, None)
         if first is None:

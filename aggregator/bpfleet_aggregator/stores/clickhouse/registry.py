@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from bpfleet.wire import Schema
+from bpfleet_aggregator.stores.clickhouse.cluster import Everywhere
 from bpfleet_aggregator.stores.clickhouse.failures import ALREADY_THERE, Refused
 from bpfleet_aggregator.stores.clickhouse.literals import quoted, text
 from bpfleet_aggregator.stores.clickhouse.server import Server, rows_of
@@ -21,13 +22,15 @@ __all__ = ["Registry"]
 
 _MEMBERS = tuple(member.name for member in fields(Recorded))
 _PATTERN = "^Schema_[0-9]+$"
+_FIRST = "Schema_00000000"
 
 
 class Registry:
     """The schemas that are recorded, in order."""
 
-    def __init__(self, server: Server, tables: Tables, database: str) -> None:
+    def __init__(self, server: Server, everywhere: Everywhere, tables: Tables, database: str) -> None:
         self._server = server
+        self._everywhere = everywhere
         self._tables = tables
         self._database = database
         self.relations = Relations()
@@ -35,8 +38,10 @@ class Registry:
 
     def prepare(self) -> None:
         """Make what the first schema needs: an empty record, and the relation `schemas` over all of them."""
+        if self._has(_FIRST):
+            return
         nothing = ", ".join(f"'' AS {quoted(member)}" for member in _MEMBERS)
-        self._make("Schema_00000000", f"SELECT toUInt32(0) AS number, {nothing} WHERE 0")
+        self._make(_FIRST, f"SELECT toUInt32(0) AS number, {nothing} WHERE 0")
 
     @property
     def select(self) -> str:
@@ -78,7 +83,16 @@ class Registry:
     def _make(self, name: str, select: str) -> None:
         statement = f"CREATE VIEW {self._tables.named(name)}{self._tables.everywhere} AS {select}"
         try:
-            self._server.run(statement, {"max_query_size": 1 << 26})
+            self._everywhere.run(statement, lambda: self._has(name), {"max_query_size": 1 << 26})
         except Refused as refused:
             if refused.code not in ALREADY_THERE:
                 raise
+
+    def _has(self, name: str) -> bool:
+        return bool(
+            rows_of(
+                self._server,
+                f"SELECT name FROM system.tables WHERE database = {text(self._database)}"
+                f" AND name = {text(name)}",
+            )
+        )

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, date, datetime, timedelta
 
 from bpfleet.stores import StoreContext
+from bpfleet_aggregator.stores.clickhouse.cluster import Everywhere
 from bpfleet_aggregator.stores.clickhouse.literals import text
 from bpfleet_aggregator.stores.clickhouse.server import Server, rows_of
 from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
@@ -20,9 +21,15 @@ class Retention:
     """Drops partitions of the tables that are partitioned by day."""
 
     def __init__(
-        self, server: Server, settings: ClickhouseSettings, tables: Tables, context: StoreContext
+        self,
+        server: Server,
+        everywhere: Everywhere,
+        settings: ClickhouseSettings,
+        tables: Tables,
+        context: StoreContext,
     ) -> None:
         self._server = server
+        self._everywhere = everywhere
         self._settings = settings
         self._tables = tables
         self._note = context.note
@@ -45,11 +52,13 @@ class Retention:
         self._drop_gaps_and_marks()
 
     def _days(self) -> dict[date, list[tuple[str, str, int]]]:
-        """(table, partition, bytes) of each day."""
+        """(table, partition, bytes) of each day; of several shards the one that has most counts."""
         found = rows_of(
             self._server,
-            "SELECT table AS name, partition, sum(bytes_on_disk) AS size FROM system.parts"
-            f" WHERE active AND database = {text(self._settings.database)} GROUP BY table, partition",
+            "SELECT name, partition, max(bytes) AS size FROM (SELECT hostName() AS on_host, table AS name,"
+            f" partition, sum(bytes_on_disk) AS bytes FROM {self._parts()}"
+            f" WHERE active AND database = {text(self._settings.database)}"
+            " GROUP BY on_host, name, partition) GROUP BY name, partition",
         )
         days: dict[date, list[tuple[str, str, int]]] = {}
         for row in found:
@@ -64,9 +73,19 @@ class Retention:
         first = datetime.fromtimestamp(max(0.0, time.time() - self._settings.retention), UTC).date()
         return sorted(day for day in days if day < first)
 
+    def _parts(self) -> str:
+        """Where the parts are told of: replicas have the same ones, shards have not."""
+        if self._tables.is_spread:
+            return f"cluster({text(self._settings.cluster or '')}, system, parts)"
+        return "system.parts"
+
+    def _change(self, statement: str) -> None:
+        """A server that does not answer does it when it is back."""
+        self._everywhere.run(statement, lambda: True)
+
     def _drop(self, day: date, tables: list[tuple[str, str, int]], why: str) -> None:
         for name, partition, _ in tables:
-            self._server.run(self._tables.drop_partition(name, partition))
+            self._change(self._tables.drop_partition(name, partition))
         size = sum(size for _, _, size in tables)
         self._note(f"{day} is removed, {why}: {size / 1e6:.1f} MB of {len(tables)} tables")
 
@@ -78,17 +97,18 @@ class Retention:
         if first <= 0:
             return
         old = f"toUInt32(time) < {first}"
-        gaps = self._tables.named(GAPS)
-        if rows_of(self._server, f"SELECT 1 AS is_old FROM {gaps} WHERE {old} LIMIT 1"):
-            self._server.run(f"ALTER TABLE {gaps}{self._tables.everywhere} DELETE WHERE {old}")
+        if rows_of(self._server, f"SELECT 1 AS is_old FROM {self._tables.data(GAPS)} WHERE {old} LIMIT 1"):
+            self._change(
+                f"ALTER TABLE {self._tables.named(GAPS)}{self._tables.everywhere} DELETE WHERE {old}"
+            )
         month = (datetime.fromtimestamp(first, UTC) - timedelta(days=31)).strftime("%Y%m")
         for row in rows_of(
             self._server,
-            "SELECT DISTINCT partition FROM system.parts WHERE active"
+            f"SELECT DISTINCT partition FROM {self._parts()} WHERE active"
             f" AND database = {text(self._settings.database)} AND table = {text(MARKS)}",
         ):
             if str(row["partition"]) < month:
-                self._server.run(self._tables.drop_partition(MARKS, str(row["partition"])))
+                self._change(self._tables.drop_partition(MARKS, str(row["partition"])))
 
 
 def _day(partition: str) -> date:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bpfleet.stores import Received
 from bpfleet.wire import Gap, Snapshot, Status
-from bpfleet_aggregator.stores.arrow_columns import arrow_column, key_rest
+from bpfleet_aggregator.stores.arrow_columns import arrow_column, column_bytes, key_rest
 from bpfleet_aggregator.stores.clickhouse.dialect import Dialect
 from bpfleet_aggregator.stores.clickhouse.native import InsertColumn
 from bpfleet_aggregator.stores.clickhouse.tables import Columns
@@ -168,12 +168,12 @@ def rows(
     numbers = (np.arange(total) + np.repeat(starts, counts)).astype(np.uint32)
     made.append(InsertColumn("row", "UInt32", pa.array(numbers)))
     columns = placement.schema.columns
-    arrays = [[shot.columns[index] for shot in shots] for index in range(len(columns))]
-    rest = key_rest(columns, arrays)
+    raws = [column_bytes([shot.columns[index] for shot in shots]) for index in range(len(columns))]
+    rest = key_rest(columns, raws)
     if rest is not None:
         made.append(InsertColumn("Rest", "UInt64", pa.array(rest)))
-    for field, column, some in zip(placement.fields, columns, arrays, strict=True):
-        made.append(InsertColumn(field.name, dialect.sent(types[field.name]), arrow_column(column, some)))
+    for field, column, raw in zip(placement.fields, columns, raws, strict=True):
+        made.append(InsertColumn(field.name, dialect.sent(types[field.name]), arrow_column(column, raw)))
     return made
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bpfleet.errors import ConfigError
 from bpfleet.stores import Received, StoreContext
-from bpfleet.wire import Gap, Snapshot, Status
+from bpfleet.wire import Gap, Schema, Snapshot, Status
 from bpfleet_aggregator.stores.clickhouse import marks, rows
+from bpfleet_aggregator.stores.clickhouse.cluster import Everywhere, shape_of
 from bpfleet_aggregator.stores.clickhouse.definitions import Definitions
 from bpfleet_aggregator.stores.clickhouse.dialect import dialect_of
-from bpfleet_aggregator.stores.clickhouse.failures import NO_SUCH_COLUMN, NO_SUCH_TABLE, Refused
+from bpfleet_aggregator.stores.clickhouse.failures import (
+    ANOTHER_QUORUM,
+    NO_SUCH_COLUMN,
+    NO_SUCH_TABLE,
+    Refused,
+)
 from bpfleet_aggregator.stores.clickhouse.literals import quoted
 from bpfleet_aggregator.stores.clickhouse.native import InsertColumn
 from bpfleet_aggregator.stores.clickhouse.retention import Retention
@@ -20,6 +28,11 @@ from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
 from bpfleet_aggregator.stores.clickhouse.tables import COLLECTORS, GAPS, MARKS, SNAPSHOTS, STATUSES
 
 __all__ = ["ClickhouseStore", "open_store"]
+
+_QUORUM_MS = 30_000
+"""How long the server waits for the replicas of a quorum."""
+_ANOTHER_QUORUM_S = 10.0
+"""How long another aggregator's insert is waited for."""
 
 
 class ClickhouseStore:
@@ -31,13 +44,18 @@ class ClickhouseStore:
         self._context = context
         dialect = dialect_of(server, settings.database)
         self._dialect = dialect
-        self._definitions = Definitions(server, settings, dialect)
+        everywhere = Everywhere(server, settings, context.note)
+        self._definitions = Definitions(server, everywhere, settings, dialect, shape_of(server, settings))
         try:
             self._definitions.prepare()
         except Refused as refused:
             raise as_configuration(refused) from None
-        self._retention = Retention(server, settings, self._definitions.tables, context)
-        quorum = {"insert_quorum": settings.quorum} if settings.quorum > 1 else {}
+        self._retention = Retention(server, everywhere, settings, self._definitions.tables, context)
+        quorum = (
+            {"insert_quorum": settings.quorum, "insert_quorum_timeout": _QUORUM_MS}
+            if settings.quorum > 1
+            else {}
+        )
         self._writing = dialect.only(
             # A batch of agents whose clocks are wrong may hold many days.
             max_partitions_per_insert_block=0,
@@ -45,15 +63,21 @@ class ClickhouseStore:
             insert_deduplicate=0,
             # The answer comes when the rows are in, whatever the server's or the user's profile says.
             async_insert=0,
-            # Quorum inserts one after another: only then can a read be told to wait for all of them.
-            insert_quorum_parallel=0,
+            # Several aggregators at once, where the server can: nothing here reads its own writes (`marks`).
+            insert_quorum_parallel=1,
+            # Over shards: the answer comes when all have their rows.
+            insert_distributed_sync=1,
+            distributed_foreground_insert=1,
             **quorum,
         )
-        self._reading = dialect.only(select_sequential_consistency=1 if quorum else 0)
 
     def marks(self, spools: Sequence[tuple[str, str]]) -> Sequence[int]:
         """The highest durable seq of each (agent, spool), 0 where none is."""
-        return marks.read_marks(self._server, self._definitions.tables.named(MARKS), spools, self._reading)
+        return marks.read_marks(self._server, self._definitions.tables.data(MARKS), spools)
+
+    def schemas(self) -> Sequence[Schema]:
+        """Those that have a place in this database, also by other aggregators."""
+        return self._definitions.schemas()
 
     def commit(self, batch: Sequence[Received]) -> None:
         """Write the rows, then the marks. What is broken off is sent again."""
@@ -124,9 +148,17 @@ class ClickhouseStore:
         if len(columns[0].values) == 0:
             return
         names = ", ".join(quoted(column.name) for column in columns)
-        self._server.insert(
-            f"INSERT INTO {self._definitions.tables.named(table)} ({names})", columns, self._writing
-        )
+        into = f"INSERT INTO {self._definitions.tables.data(table)} ({names})"
+        deadline = time.monotonic() + _ANOTHER_QUORUM_S
+        while True:
+            try:
+                self._server.insert(into, columns, self._writing)
+                return
+            except Refused as refused:
+                if refused.code not in ANOTHER_QUORUM or time.monotonic() > deadline:
+                    raise
+            # Old servers take quorum inserts into one table one by one.
+            time.sleep(random.uniform(0.01, 0.1))
 
 
 def as_configuration(refused: Refused) -> Refused | ConfigError:

@@ -27,6 +27,7 @@ __all__ = [
     "Tables",
     "own_tables",
     "rows_table",
+    "spread_name",
 ]
 
 COLLECTORS, GAPS, MARKS, SNAPSHOTS, STATUSES = "Collectors", "Gaps", "Marks", "Snapshots", "Statuses"
@@ -165,18 +166,29 @@ def _table(
     )
 
 
+def spread_name(table: str) -> str:
+    """The name of the Distributed table over a table."""
+    return f"All_{table}"
+
+
 class Tables:
     """The statements that make and change tables, for one server or a cluster."""
 
-    def __init__(self, settings: ClickhouseSettings, dialect: Dialect) -> None:
+    def __init__(self, settings: ClickhouseSettings, dialect: Dialect, *, is_spread: bool = False) -> None:
         self._settings = settings
         self._dialect = dialect
+        self.is_spread = is_spread
+        """Whether each agent's rows are on one of several shards."""
         self.database = quoted(settings.database)
         self.everywhere = f" ON CLUSTER {quoted(settings.cluster)}" if settings.cluster else ""
 
     def named(self, table: str) -> str:
-        """The table's name with its database's."""
+        """The name, with its database's, of a server's own table, or of a view."""
         return f"{self.database}.{quoted(table)}"
+
+    def data(self, table: str) -> str:
+        """What is written to and read from: of all shards together."""
+        return self.named(spread_name(table) if self.is_spread else table)
 
     def create_database(self) -> str:
         """Where it is missing."""
@@ -191,6 +203,22 @@ class Tables:
             f" ENGINE = {self._engine(table)} PARTITION BY {table.partition} ORDER BY"
             f" ({order}){self._options()}"
         )
+
+    def create_spread(self, table: str) -> str:
+        """The Distributed table over all shards, with the columns that the table has by now.
+
+        By the agent alone, so that a record that comes again meets the first one, whichever server takes it.
+        """
+        cluster = quoted(self._settings.cluster or "")
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.named(spread_name(table))}{self.everywhere} AS"
+            f" {self.named(table)}"
+            f" ENGINE = Distributed({cluster}, {self.database}, {quoted(table)}, cityHash64(agent))"
+        )
+
+    def drop_spread(self, table: str) -> str:
+        """It holds no row; servers can't add columns to one ON CLUSTER."""
+        return f"DROP TABLE IF EXISTS {self.named(spread_name(table))}{self.everywhere}"
 
     def add_column(self, table: Table, column: str) -> str:
         """One statement for one column: what is there already is refused without harm."""

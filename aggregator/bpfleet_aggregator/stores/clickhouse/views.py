@@ -41,20 +41,20 @@ def relation_view(relation: Relation, placements: Iterable[Placement], tables: T
     fields = field_expressions(relation, placements)
     columns = [quoted(name) for name in FIXED]
     columns += [name if name == quoted(key) else f"{name} AS {quoted(key)}" for key, name in fields.items()]
-    return f"SELECT {', '.join(columns)} FROM {tables.named(f'Rows_{relation.name}')} FINAL"
+    return f"SELECT {', '.join(columns)} FROM {tables.data(f'Rows_{relation.name}')} FINAL"
 
 
 def own_views(tables: Tables, dialect: Dialect, schemas: str) -> dict[str, str]:
     """The relations that are no map's, by name; `schemas` selects the registry."""
     shots, gaps, statuses, collectors = (
-        f"{tables.named(name)} FINAL" for name in (SNAPSHOTS, GAPS, STATUSES, COLLECTORS)
+        f"{tables.data(name)} FINAL" for name in (SNAPSHOTS, GAPS, STATUSES, COLLECTORS)
     )
     # Two gaps that differ in nothing but seq and t1 are a repeat (docs/wire.md).
     told = "agent, host, boot, run, `first`, `last`, `count`, reason, sink"
     each_gap = f"SELECT {told}, min(time) AS told_at FROM {gaps} GROUP BY {told}"
     return {
         "agents": _agents(shots, statuses, gaps, each_gap, dialect),
-        "collectors": _collectors(statuses, collectors),
+        "collectors": _collectors(statuses, collectors, "GLOBAL IN" if tables.is_spread else "IN"),
         "snapshots": f"SELECT agent, host, collector, `map`, relation, time, t0, t1, seq, part, parts,"
         " `rows`, entries,"
         " max_entries, complete, method, failed_insert, truncated, `Spool` AS spool, `SpoolSeq` AS spool_seq,"
@@ -101,13 +101,13 @@ def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialec
     )
 
 
-def _collectors(statuses: str, collectors: str) -> str:
+def _collectors(statuses: str, collectors: str, is_in: str) -> str:
     """What the latest status of each agent says."""
     newest = (
         f"SELECT agent, argMax((boot, run, seq), (`Received`, seq)) AS status FROM {statuses} GROUP BY agent"
     )
     return (
         "SELECT agent, host, collector, version, state, error, remedy, generation, interval_s,"
-        f" `Received` AS last_seen FROM {collectors} WHERE (agent, boot, run, seq) IN"
+        f" `Received` AS last_seen FROM {collectors} WHERE (agent, boot, run, seq) {is_in}"
         f" (SELECT agent, status.1, status.2, status.3 FROM ({newest}))"
     )

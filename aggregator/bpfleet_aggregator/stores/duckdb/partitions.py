@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from bpfleet_aggregator.stores.duckdb.files import (
     unlink,
 )
 from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
-from bpfleet_aggregator.stores.duckdb.tables import ddl
+from bpfleet_aggregator.stores.duckdb.tables import arrow_table, data_table, ddl
 from bpfleet_aggregator.stores.relations import Recorded, Relations
 
 __all__ = ["Partition", "Partitions"]
@@ -135,8 +135,8 @@ class Partitions:
         else:
             self._note(f"partition {partition.path} is damaged and was left out: {words}")
 
-    def begin(self, marks: pa.Table, streams: Sequence[tuple[object, ...]]) -> None:
-        """A new file, which begins with all that must outlive the files before."""
+    def begin(self, carried: Mapping[str, pa.Table]) -> None:
+        """A new file, which begins with all that must outlive the files before: `carried`, by table."""
         number = self._next
         partition = Partition(number, self._folder / partition_name(number), time.time_ns())
         alias = partition.alias
@@ -147,14 +147,11 @@ class Partitions:
             connection.execute("BEGIN")
             for statement in ddl(alias):
                 connection.execute(statement)
-            if marks.num_rows:
-                connection.register("carried_marks", marks)
-                connection.execute(f"INSERT INTO {alias}.marks SELECT * FROM carried_marks")
-                connection.unregister("carried_marks")
-            for table, rows in (("streams", streams), ("schemas", self._schemas_in_use())):
-                if rows:
-                    places = ", ".join("?" * len(rows[0]))
-                    connection.executemany(f"INSERT INTO {alias}.{table} VALUES ({places})", rows)
+            # Never a row at a time: a large fleet has a hundred thousand, and all of it waits.
+            for table, rows in (*carried.items(), ("schemas", self._schemas_in_use())):
+                connection.register("carried", rows)
+                connection.execute(f"INSERT INTO {alias}.{table} SELECT * FROM carried")
+                connection.unregister("carried")
             connection.execute(
                 f"INSERT INTO {alias}.partition VALUES (?, ?, ?)", [_FORMAT, number, partition.began]
             )
@@ -171,13 +168,14 @@ class Partitions:
         self.all.append(partition)
         self.can_go_on = True
 
-    def _schemas_in_use(self) -> list[tuple[str, ...]]:
+    def _schemas_in_use(self) -> pa.Table:
         tables = set().union(*(partition.tables for partition in self.all))
-        return [
+        rows = [
             (made.schema, made.relation, made.collector, made.version, made.map, made.help, made.columns)
             for made in (placement.recorded() for placement in self.relations.placements())
-            if f"d_{made.schema}" in tables
+            if data_table(made.schema) in tables
         ]
+        return arrow_table("schemas", rows)
 
     def is_due(self) -> bool:
         """Whether the current file has taken enough, or taken long enough."""

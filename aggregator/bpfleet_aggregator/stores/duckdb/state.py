@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from bpfleet_aggregator.stores.duckdb.partitions import Partition
 from bpfleet_aggregator.stores.duckdb.streams import Streams
+from bpfleet_aggregator.stores.duckdb.tables import arrow_table
 
 __all__ = ["Marks", "State"]
 
@@ -44,15 +45,13 @@ class State:
         self.next_snapshot = snapshot + 1 if snapshot is not None else partition.number << _SHIFT
         self.next_row = max(row or 0, 0)
 
-    def marks_table(self) -> pa.Table:
-        """As the table `marks` has them."""
-        return pa.table(
-            {
-                "agent": pa.array([agent for agent, _ in self.marks], pa.string()),
-                "spool": pa.array([spool for _, spool in self.marks], pa.string()),
-                "seq": pa.array(self.marks.values(), pa.uint64(), size=len(self.marks)),
-            }
-        )
+    def carried(self, since: int) -> dict[str, pa.Table]:
+        """What a new partition begins with; of the streams, those since then (Unix time, ns)."""
+        marks = [(agent, spool, seq) for (agent, spool), seq in self.marks.items()]
+        return {
+            "marks": arrow_table("marks", marks),
+            "streams": arrow_table("streams", self.streams.rows(since)),
+        }
 
 
 _MARKS = """

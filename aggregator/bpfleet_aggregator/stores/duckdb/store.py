@@ -9,7 +9,7 @@ import duckdb
 
 from bpfleet.errors import StoreError
 from bpfleet.stores import Received, StoreContext
-from bpfleet.wire import Gap, Snapshot
+from bpfleet.wire import Gap, Schema, Snapshot
 from bpfleet_aggregator.stores.duckdb import engine
 from bpfleet_aggregator.stores.duckdb.batch import Batch, Placed
 from bpfleet_aggregator.stores.duckdb.files import Lock
@@ -77,6 +77,10 @@ class DuckdbStore:
     def marks(self, spools: Sequence[tuple[str, str]]) -> Sequence[int]:
         """The highest durable seq of each (agent, spool), 0 where none is."""
         return [self._state.marks.get(spool, 0) for spool in spools]
+
+    def schemas(self) -> Sequence[Schema]:
+        """Those that have tables here."""
+        return [placement.schema for placement in self._partitions.relations.placements()]
 
     def commit(self, batch: Sequence[Received]) -> None:
         """Make `batch` durable, or raise StoreError and keep nothing of it."""
@@ -160,7 +164,7 @@ class DuckdbStore:
 
     def _begin(self) -> None:
         since = time.time_ns() - int(self._settings.retention * 1e9)
-        self._partitions.begin(self._state.marks_table(), self._state.streams.rows(since))
+        self._partitions.begin(self._state.carried(since))
         self._state.begin(self._partitions.current)
         self._refresh()
 

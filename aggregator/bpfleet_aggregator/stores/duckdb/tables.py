@@ -8,11 +8,27 @@ known when the partition was begun; with its records they are what is known now.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
 from bpfleet.wire import Column
 from bpfleet_aggregator.stores.duckdb.engine import quoted
 from bpfleet_aggregator.stores.relations import Placement
 
-__all__ = ["GAPS", "REST", "SNAPSHOTS", "STATUSES", "TABLES", "data_ddl", "data_table", "ddl"]
+__all__ = [
+    "ARROW",
+    "GAPS",
+    "REST",
+    "SNAPSHOTS",
+    "STATUSES",
+    "TABLES",
+    "arrow_table",
+    "data_ddl",
+    "data_table",
+    "ddl",
+]
 
 _U64, _U32, _TEXT, _TIME = "UBIGINT", "UINTEGER", "VARCHAR", "TIMESTAMP WITH TIME ZONE"
 
@@ -105,6 +121,15 @@ TABLES = {
     # Written last: a file without it was never finished.
     "partition": {"format": "INTEGER", "number": "INTEGER", "began": "BIGINT"},
 }
+ARROW = {
+    "UBIGINT": pa.uint64(),
+    "UINTEGER": pa.uint32(),
+    "BIGINT": pa.int64(),
+    "BOOLEAN": pa.bool_(),
+    "VARCHAR": pa.string(),
+    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
+}
+"""The Arrow type of each of these."""
 REST = "_rest"
 """Of keys that are text: `key_rest`."""
 
@@ -128,6 +153,17 @@ _TYPES = {
 def ddl(alias: str) -> list[str]:
     """Statements that make the tables of a partition."""
     return [f"CREATE TABLE {alias}.{name} ({_columns(columns)})" for name, columns in TABLES.items()]
+
+
+def arrow_table(name: str, rows: Sequence[Sequence[Any]]) -> pa.Table:
+    """Rows of the table `name`, its columns in their order."""
+    columns = TABLES[name]
+    return pa.table(
+        {
+            column: pa.array([row[index] for row in rows], ARROW[kind], size=len(rows))
+            for index, (column, kind) in enumerate(columns.items())
+        }
+    )
 
 
 def data_table(schema: str) -> str:

@@ -40,6 +40,62 @@
 		__value;                                                                       \
 	})
 
+/*
+ * Events, with an exact count of those that found no room: each needs BPFLEET_FAILED_INSERTS(map) beside the map.
+ *
+ * A ring buffer: bpfleet_reserve gives room for one event of `type`, or NULL (and counts); then bpf_ringbuf_submit
+ * or bpf_ringbuf_discard. bpfleet_output copies `size` bytes. Both return as the kernel's helpers do.
+ */
+#define bpfleet_reserve(map, type)                                                             \
+	({                                                                                     \
+		type *__event = bpf_ringbuf_reserve(&map, sizeof(type), 0);                    \
+		if (!__event)                                                                  \
+			__sync_fetch_and_add(&map##_failed_inserts, 1);                        \
+		__event;                                                                       \
+	})
+
+#define bpfleet_output(map, data, size)                                                        \
+	({                                                                                     \
+		long __failed = bpf_ringbuf_output(&map, data, size, 0);                       \
+		if (__failed)                                                                  \
+			__sync_fetch_and_add(&map##_failed_inserts, 1);                        \
+		__failed;                                                                      \
+	})
+
+/* A queue or a stack. */
+#define bpfleet_push(map, value)                                                               \
+	({                                                                                     \
+		long __failed = bpf_map_push_elem(&map, value, 0);                             \
+		if (__failed)                                                                  \
+			__sync_fetch_and_add(&map##_failed_inserts, 1);                        \
+		__failed;                                                                      \
+	})
+
+/*
+ * A perf event array, this CPU's ring. What the ring has no room for (-ENOSPC) the kernel counts itself; the rest is
+ * counted here: a CPU that has no ring, since it came online after loading.
+ */
+#define bpfleet_perf_output(ctx, map, data, size)                                              \
+	({                                                                                     \
+		long __failed = bpf_perf_event_output(ctx, &map, BPF_F_CURRENT_CPU, data, size); \
+		if (__failed && __failed != -28)                                               \
+			__sync_fetch_and_add(&map##_failed_inserts, 1);                        \
+		__failed;                                                                      \
+	})
+
+/*
+ * The id of the current stack in `map`; BPF_F_USER_STACK in `flags` for the program's own. What could not be kept (another
+ * stack has its place, or the map is full) is counted; a thread without such a stack is no loss.
+ */
+#define bpfleet_stack_id(ctx, map, flags)                                                      \
+	({                                                                                     \
+		long __id = bpf_get_stackid(ctx, &map, flags);                                 \
+		if (__id < 0 && __id != -BPFLEET_NO_STACK)                                     \
+			__sync_fetch_and_add(&map##_failed_inserts, 1);                        \
+		(__s32)__id;                                                                   \
+	})
+#define BPFLEET_NO_STACK 14 /* EFAULT */
+
 /* The slot of a log2 histogram: 0 for 0 and 1, i for [2^i, 2^(i+1)), the last slot for all above. */
 static __always_inline __u32 bpfleet_log2_slot(__u64 value, __u32 slots)
 {
