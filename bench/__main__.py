@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import agent, cost, delay, machine, reading, store, tick, wire
+from bench import agent, cost, delay, draining, machine, reading, store, storing, tick, wire
 from bench.tables import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
     "reading": reading.run,
     "delay": delay.run,
+    "draining": draining.run,
     "tick": tick.run,
     "wire": wire.run,
     "agent": agent.run,
     "cost": cost.run,
     "store": store.run,
+    "storing": storing.run,
 }
 
 

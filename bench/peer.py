@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.maps import Digest, FilledMap, digest
 
-__all__ = ["Bpftool", "Peer", "PeerError", "bcc_reader", "c_reader", "compiled"]
+__all__ = ["Bpftool", "Peer", "PeerError", "bcc_reader", "c_reader", "compiled", "peer"]
 
 _SOURCES = Path(__file__).with_name("peers")
 _BINARIES = Path(__file__).with_name("bin")
@@ -70,7 +70,8 @@ class Peer:
 
 
 @contextmanager
-def _peer(command: Sequence[str], fd: int) -> Iterator[Peer]:
+def peer(command: Sequence[str], fd: int) -> Iterator[Peer]:
+    """A child that inherits `fd`, and ends with the context."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -92,14 +93,14 @@ def _peer(command: Sequence[str], fd: int) -> Iterator[Peer]:
 
 def c_reader(made: FilledMap) -> AbstractContextManager[Peer]:
     """The C program, over the same map."""
-    return _peer([str(compiled("reader")), str(made.fd)], made.fd)
+    return peer([str(compiled("reader")), str(made.fd)], made.fd)
 
 
 def bcc_reader(made: FilledMap) -> AbstractContextManager[Peer]:
     """bcc's own table object, over the same map."""
     shape = made.shape
     arguments = [str(made.fd), shape.type, str(shape.key_bytes), str(shape.value_bytes), str(made.entries)]
-    return _peer([sys.executable, "-m", "bench.bcc_reader", *arguments], made.fd)
+    return peer([sys.executable, "-m", "bench.bcc_reader", *arguments], made.fd)
 
 
 class Bpftool:

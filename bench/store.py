@@ -19,9 +19,9 @@ from bpfleet.wire import Column, Origin, Schema, Snapshot
 from bpfleet_aggregator.stores.duckdb import DuckdbSettings, DuckdbStore, open_reader
 from bpfleet_aggregator.stores.duckdb.files import folder_size
 
-__all__ = ["run"]
+__all__ = ["ROWS", "Fleet", "run"]
 
-_ROWS = 100
+ROWS = 100
 _AGENTS = 1000
 _NAMES = np.array([b"kworker/u8:2", b"python3", b"sshd", b"bash", b"nginx", b"systemd", b"cron"], "S16")
 _SCHEMA = Schema(
@@ -46,16 +46,16 @@ QUESTIONS = {
 
 
 class Fleet:
-    """Agents whose counters grow: frames of `_ROWS` rows."""
+    """Agents whose counters grow: frames of `ROWS` rows."""
 
     def __init__(self) -> None:
         random = np.random.default_rng(1)
         self._random = random
         self._pids = [
-            np.sort(random.choice(32768, _ROWS, replace=False)).astype("<u4") for _ in range(_AGENTS)
+            np.sort(random.choice(32768, ROWS, replace=False)).astype("<u4") for _ in range(_AGENTS)
         ]
         self._comms = [_NAMES[pids % len(_NAMES)] for pids in self._pids]
-        self._cpu = [random.integers(0, 10**12, _ROWS).astype("<u8") for _ in range(_AGENTS)]
+        self._cpu = [random.integers(0, 10**12, ROWS).astype("<u8") for _ in range(_AGENTS)]
         self._origins = [
             Origin(f"{i:08x}-7d0e-4c39-9a55-0b6f3c1d2e4f", f"web-{i}", f"boot-{i}", 1) for i in range(_AGENTS)
         ]
@@ -68,7 +68,7 @@ class Fleet:
     def _frame(self) -> Received:
         turn, index = divmod(self._seq, _AGENTS)
         self._seq += 1
-        self._cpu[index] = self._cpu[index] + self._random.integers(0, 10**9, _ROWS).astype("<u8")
+        self._cpu[index] = self._cpu[index] + self._random.integers(0, 10**9, ROWS).astype("<u8")
         t1 = (turn + 1) * 10 * 10**9 + index * 10**7
         offset = 1_790_000_000 * 10**9
         record = Snapshot(
@@ -79,11 +79,11 @@ class Fleet:
             t0=t1,
             t1=t1,
             wall_offset=offset,
-            rows=_ROWS,
+            rows=ROWS,
             columns=[self._pids[index], self._comms[index], self._cpu[index], self._cpu[index] // 20_000],
             method="walk",
             complete=True,
-            entries=_ROWS,
+            entries=ROWS,
             max_entries=10240,
             losses={"failed_insert": 0},
         )
@@ -100,7 +100,7 @@ class Fleet:
 def run(quick: bool) -> Iterator[Table]:
     """Two tables: storing, by size of the batch; questions."""
     storing = Table(
-        f"store: frames of {_ROWS} rows (pid, comm, two counters) of {_AGENTS:,} agents",
+        f"store: frames of {ROWS} rows (pid, comm, two counters) of {_AGENTS:,} agents",
         (
             "frames a batch",
             "frames",
@@ -119,7 +119,7 @@ def run(quick: bool) -> Iterator[Table]:
             fleet = _store(folder, batch, batches, storing)
             last = quick or batch == 5_000
             if last:
-                _ask(folder, fleet, batch * batches * _ROWS, answers)
+                _ask(folder, fleet, batch * batches * ROWS, answers)
         finally:
             shutil.rmtree(folder)
     storing.notes = [
@@ -155,7 +155,7 @@ def _store(folder: Path, batch: int, batches: int, table: Table) -> Fleet:
         "frames_per_s": rate,
         "batch_ms": median(times) * 1e3,
         "cpu_s_per_5000": cpu / frames_in_all * 5000,
-        "bytes_per_row": size / frames_in_all / _ROWS,
+        "bytes_per_row": size / frames_in_all / ROWS,
     }
     table.data.append(result)
     table.rows.append(
@@ -163,7 +163,7 @@ def _store(folder: Path, batch: int, batches: int, table: Table) -> Fleet:
             f"{batch:,}",
             f"{frames_in_all:,}",
             si(rate),
-            si(rate * _ROWS),
+            si(rate * ROWS),
             f"{result['batch_ms']:.1f}",
             f"{result['cpu_s_per_5000']:.3f}",
             f"{result['bytes_per_row']:.2f} ({megabytes(size)})",

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,9 +15,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import sqlite_store
 from agent_process import BPFLEET
 from distributions import distribution
+
+
+def privileged_port() -> int:
+    """One below 1024 that nobody has, which only root may bind."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    for port in range(1023, 600, -1):
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            if port < lowest:
+                return port
+    pytest.skip(f"every port below {lowest} needs no root here, or is taken")
 
 
 class AggregatorProcess:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bpfleet.errors import StoreError
 from clickhouse_servers import DIES_WITH_US, Place, ServerProcess, free_port
+from clickhouse_writer import record
+from test_clickhouse_delivery import counted, wanted
 
 _ZOOKEEPER = """tickTime=500
 dataDir={folder}/data
@@ -113,3 +117,54 @@ class Cluster:
 
 def _replica(server: ServerProcess) -> str:
     return f"<replica><host>127.0.0.1</host><port>{server.tcp}</port></replica>"
+
+
+def running(folder: Path, shards: int, replicas: int) -> Iterator[Cluster]:
+    """A cluster, for a fixture."""
+    cluster = Cluster(folder, shards, replicas)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+def places_of(cluster: Cluster, state: Path) -> Iterator[list[Place]]:
+    """A database of a cluster as seen from each server, for a fixture. Who was killed is started again."""
+    made = cluster.places(state)
+    yield made
+    for server in cluster.servers:
+        if not server.is_running:
+            server.start()
+    for one in made:
+        one.close()
+
+
+def within(seconds: float, what: Callable[[], bool]) -> None:
+    """Replication and servers that come back take a moment."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def eventually(place: Place, sql: str, answer: list[dict[str, Any]]) -> None:
+    """That server's answer, once what it lacks has followed."""
+    within(60, lambda: place.ask(sql) == answer)
+
+
+def same_everywhere(places: Sequence[Place], records: int) -> None:
+    """Each server shows each record once."""
+
+    def agree() -> bool:
+        try:
+            return all(counted(place) == wanted(records) for place in places)
+        except StoreError:  # a view that another aggregator is just making anew
+            return False
+
+    within(60, agree)
+
+
+def some(first: int, last: int) -> list[Any]:
+    """Those records of the tests' usual spool."""
+    return [record(number) for number in range(first, last + 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -54,11 +55,12 @@ _USERS = """<yandex>
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that no connection is given while its server is down."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # the kernel gives connections those from 32768 on
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
@@ -68,8 +70,8 @@ DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 class ServerProcess:
     """Debian's clickhouse-server with a folder, ports and users of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, prefix: Sequence[str] = ()) -> None:
+        self.folder, self._prefix = folder, prefix
         for name in ("data", "tmp"):
             (folder / name).mkdir(parents=True)
         self.http, self.tcp = free_port(), free_port()
@@ -93,29 +95,43 @@ class ServerProcess:
 
     def start(self) -> None:
         """Returns when it answers."""
-        self._process = subprocess.Popen(
-            [*DIES_WITH_US, "/usr/sbin/clickhouse-server", f"--config-file={self.folder}/config.xml"],
+        process = self._process = subprocess.Popen(
+            [
+                *self._prefix,
+                *DIES_WITH_US,
+                "/usr/sbin/clickhouse-server",
+                f"--config-file={self.folder}/config.xml",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if process.poll() is not None:
+                self._process = None
                 raise AssertionError(
                     f"clickhouse-server ended: {(self.folder / 'errors.log').read_text()[-2000:]}"
                 )
-            try:
-                with urlopen(f"{self.url}/ping", timeout=5):
-                    return
-            except (URLError, OSError):
-                time.sleep(0.05)
+            if self._answers(process.pid):
+                return
+            time.sleep(0.05)
         raise AssertionError("clickhouse-server does not answer")
+
+    def _answers(self, pid: int) -> bool:
+        if self._prefix:  # in a network of its own, where it can't be asked from here
+            listening = f"0100007F:{self.http:04X} 00000000:0000 0A"
+            return listening in Path(f"/proc/{pid}/net/tcp").read_text()
+        try:
+            with urlopen(f"{self.url}/ping", timeout=5):
+                return True
+        except (URLError, OSError):
+            return False
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End it at once."""
         if self._process is not None:
-            os.kill(self._process.pid, number)
+            self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
 

@@ -1,14 +1,15 @@
 """An agent of the oracle test, as a process of its own that may be killed at any moment.
 
-    python oracle_agent.py spool|sink ENDPOINT DIRECTORY AGENT [SERVER-KEY PUBLIC SECRET]
+    python oracle_agent.py spool|sink ENDPOINT[,ENDPOINT…] DIRECTORY STATE AGENT [SERVER-KEY PUBLIC SECRET]
 
 `spool` speaks the protocol itself and keeps its records in SQLite until they are acknowledged, so that a kill
-loses none. `sink` is the real zmq sink with its own. Each
-record has a number, in its rows. SIGTERM: no more records, deliver all that is there, exit.
+loses none. `sink` is the real zmq sink with its own, in STATE; in DIRECTORY is written down what it promised.
+Each record has a number, in its rows. SIGTERM: no more records, deliver all that is there, exit.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import random
 import signal
 import sqlite3
@@ -48,10 +49,15 @@ BATCH = 5
 chosen = random.Random()
 
 
+def clock_step(number: int) -> int:
+    """By how much its host's clock is set when record `number` is made."""
+    return {3: -YEARS, 7: YEARS}.get(number % 10, 0)
+
+
 def record(agent: str, number: int) -> Frame:
     """Record `number`; now and then its host's clock has just been set by years."""
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    step = chosen.choice([0] * 8 + [-YEARS, YEARS])
+    step = clock_step(number)
     snapshot = Snapshot(
         schema=SCHEMA,
         origin=Origin(agent, "oracle", "boot", 1),
@@ -74,9 +80,10 @@ def record(agent: str, number: int) -> Frame:
 class Spool:
     """Records on disk until they are acknowledged; each has the number that is its seq."""
 
-    def __init__(self, path: Path, agent: str) -> None:
+    def __init__(self, directory: Path, agent: str) -> None:
         self._agent = agent
-        self._database = sqlite3.connect(path, isolation_level=None)
+        self._replayed = (directory / "replayed").open("ab", 0)
+        self._database = sqlite3.connect(directory / "spool.sqlite", isolation_level=None)
         # A killed process loses nothing that was written, synced or not.
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute("CREATE TABLE IF NOT EXISTS pending (seq INTEGER PRIMARY KEY, frame)")
@@ -101,6 +108,13 @@ class Spool:
         self._database.execute("COMMIT")
         self.last = seq
         self.pending.append((seq, frame))
+
+    def replay(self) -> tuple[int, bytes] | None:
+        """The record acknowledged last, once more; now and then."""
+        if self.latest is not None and chosen.random() < 0.01:
+            self._replayed.write(b".")
+            return self.latest
+        return None
 
     def settled(self, seq: int) -> None:
         """Every record up to it is safe."""
@@ -151,10 +165,11 @@ class Session:
 
     def _deliver(self) -> bool:
         if self.welcomed:
-            if self._spool.latest and chosen.random() < 0.01:
-                self._send(*self._spool.latest)
+            again = self._spool.replay()
+            if again is not None:
+                self._send(*again)
             for index, (seq, frame) in enumerate(self._spool.pending):
-                if index >= min(self._credit, 8):
+                if index >= self._credit:
                     break
                 if seq > self._sent:
                     self._send(seq, frame)
@@ -179,7 +194,7 @@ class Session:
 
 def run_spool(endpoint: str, directory: Path, agent: str, keys: list[str], stopping: list[int]) -> None:
     """Until told to stop, and all is acknowledged."""
-    spool = Spool(directory / "spool.sqlite", agent)
+    spool = Spool(directory, agent)
     session: Session | None = None
     due = time.monotonic()
     while not stopping or spool.pending:
@@ -188,7 +203,7 @@ def run_spool(endpoint: str, directory: Path, agent: str, keys: list[str], stopp
             spool.make()
             due = now + PERIOD
         if session is None:
-            session = Session(endpoint, keys, spool, agent)
+            session = Session(chosen.choice(endpoint.split(",")), keys, spool, agent)
         try:
             goes_on = session.step()
         except WireError:
@@ -203,14 +218,17 @@ def run_spool(endpoint: str, directory: Path, agent: str, keys: list[str], stopp
         session.close()
 
 
-def run_sink(endpoint: str, directory: Path, agent: str, keys: list[str], stopping: list[int]) -> None:
+def run_sink(
+    endpoint: str, directory: Path, state: Path, agent: str, keys: list[str], stopping: list[int]
+) -> None:
     """The real sink: numbers that it has taken, into its spool, are written down: it promised those."""
     (directory / "made").touch()
     made = sum(1 for _ in (directory / "made").open())
-    if keys and not (directory / "bpfleet.key").exists():
-        write_pair(directory / "bpfleet.key", KeyPair(public=keys[1], secret=keys[2]))
+    if keys and not (state / "bpfleet.key").exists():
+        write_pair(state / "bpfleet.key", KeyPair(public=keys[1], secret=keys[2]))
     settings = ZmqSettings(
-        endpoints=(endpoint,),
+        endpoints=tuple(endpoint.split(",")),
+        move_after=Duration(1.0),
         hello_timeout=Duration(DEADLINE),
         ack_timeout=Duration(DEADLINE),
         backoff=Duration(0.1),
@@ -219,12 +237,12 @@ def run_sink(endpoint: str, directory: Path, agent: str, keys: list[str], stoppi
     )
     context = SinkContext(
         name="zmq",
-        state=directory,
+        state=state,
         agent=agent,
         host="oracle",
         user="root",
     )
-    sink = ZmqSink(settings, context)
+    sink = opened(settings, context)
     with (directory / "made").open("a", 1) as making, (directory / "delivered").open("a", 1) as delivered:
         while not stopping:
             numbers = range(made + 1, made + 1 + BATCH)
@@ -245,15 +263,25 @@ def run_sink(endpoint: str, directory: Path, agent: str, keys: list[str], stoppi
     sink.close()
 
 
+def opened(settings: ZmqSettings, context: SinkContext) -> ZmqSink:
+    """The sink, as soon as there is room for its spool."""
+    while True:
+        try:
+            return ZmqSink(settings, context)
+        except SinkError:
+            time.sleep(0.1)
+
+
 def main() -> None:
-    kind, endpoint, directory, agent, *keys = sys.argv[1:]
+    kind, endpoint, directory, state, agent, *keys = sys.argv[1:]
+    faulthandler.register(signal.SIGUSR1)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     print("ready", flush=True)
     if kind == "spool":
         run_spool(endpoint, Path(directory), agent, keys, stopping)
     else:
-        run_sink(endpoint, Path(directory), agent, keys, stopping)
+        run_sink(endpoint, Path(directory), Path(state), agent, keys, stopping)
 
 
 if __name__ == "__main__":

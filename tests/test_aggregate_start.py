@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ import pytest
 
 from agent_process import run
 from aggregator_client import Client, hello, welcomed
-from aggregator_process import AggregatorProcess
+from aggregator_process import AggregatorProcess, privileged_port
 
 Start = Callable[..., AggregatorProcess]
 Connect = Callable[..., Client]
@@ -28,20 +27,6 @@ def threads(pid: int) -> list[dict[str, str]]:
         lines = (task / "status").read_text().splitlines()
         found.append({name: value.strip() for name, _, value in (line.partition(":") for line in lines)})
     return found
-
-
-def privileged_port() -> int:
-    """One below 1024 that nobody has, which only root may bind."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
-    for port in range(1023, 600, -1):
-        with socket.socket() as one:
-            try:
-                one.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            if port < lowest:
-                return port
-    pytest.skip(f"every port below {lowest} needs no root here, or is taken")
 
 
 def test_it_binds_as_root_and_then_no_thread_of_it_is_root_any_more(

@@ -215,6 +215,7 @@ def test_a_usdt_probe_of_a_running_interpreter_is_hit_once_a_collection(
         ("cgroup_skb/egress", 'Attach("probe", "cgroup", "/no/such")', ["No such file", "cgroup v2"]),
         ("usdt", 'Attach("probe", "usdt", "/usr/bin/python3", "python:gc")', ["readelf -n", "python:gc"]),
         ("xdp", "", ["nothing says where to", "list it in `attach`"]),
+        ("freplace/f", "", ["replaces a function", 'SEC("?freplace/f")']),
     ],
 )
 def test_what_can_not_be_attached_is_told_with_the_remedy(

@@ -116,6 +116,14 @@ def test_delay_counts_sleeps_while_each_method_reads(tmp_path: Path) -> None:
     assert [row["reads"] > 0 for row in rows] == [False, True, True, True]
 
 
+def test_draining_gives_rates_for_us_and_for_callbacks(tmp_path: Path) -> None:
+    for rows in results("draining", tmp_path):
+        names = [row["name"].partition(",")[0] for row in rows]
+        assert names == ["bpfleet", "C", "Python", "bcc"]
+        assert rows[1]["ratio_to_c"] == 1.0
+        assert all(0 < row["min_ns"] <= row["median_ns"] <= row["max_ns"] for row in rows)
+
+
 def test_a_tick_is_timed_with_all_of_its_rows_in_frames(tmp_path: Path) -> None:
     [rows] = results("tick", tmp_path)
     assert {(row["rows"], row["method"]) for row in rows} == {
@@ -158,6 +166,15 @@ def test_cost_counts_the_same_events_for_us_and_for_the_tools(tmp_path: Path) ->
     for row in rows:
         assert row["ns_per_event"] > 0
         assert row["events"] >= (50 if row["event"] == "exec" else 4_000)
+
+
+def test_storing_gives_rows_a_second_of_both_stores_and_their_peers(tmp_path: Path) -> None:
+    [rows] = results("storing", tmp_path)
+    names = [row["name"] for row in rows]
+    assert names[:2] == ["bpfleet, store duckdb", "bpfleet, store clickhouse"]
+    assert len(names) == 7
+    assert all(row["rows_per_s"] > 0 and row["ratio"] > 0 for row in rows)
+    assert [row["name"] for row in rows if row["ratio"] == 1] == [names[2], names[3]]
 
 
 def test_an_unknown_benchmark_is_a_wrong_use_that_names_what_there_is() -> None:

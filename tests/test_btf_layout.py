@@ -210,3 +210,21 @@ def test_a_bitfield_between_others_leaves_no_byte_out() -> None:
     members = [build.name("a"), 1, 7 | 4 << 24, build.name("b"), 1, 16 | 1 << 24]
     build.add(Kind.STRUCT, "odd", 4, *members, length=2, flag=True)
     assert _leaves(by_hand(build).layout(2, part="value")) == [(0, "bytes[3]", "a_to_b")]
+
+
+@pytest.mark.parametrize(("tag", "shown"), [("kptr", False), ("kptr_untrusted", False), ("user", True)])
+def test_a_pointer_that_only_the_kernel_follows_is_padding(tag: str, shown: bool) -> None:
+    build = BtfText()
+    build.add(Kind.INT, "unsigned int", 4, 32)
+    build.add(Kind.STRUCT, "task_struct", 0)
+    build.add(Kind.TYPE_TAG, tag, 2)
+    build.add(Kind.PTR, "", 3)
+    members = [
+        word
+        for name, type, bit in (("task", 4, 0), ("number", 1, 64))
+        for word in (build.name(name), type, bit)
+    ]
+    build.add(Kind.STRUCT, "value", 16, *members, length=2)
+    layout = by_hand(build).layout(5, part="value")
+    assert [leaf.name for leaf in layout.columns()] == (["task", "number"] if shown else ["number"])
+    assert [leaf.offset for leaf in layout.leaves if leaf.name == "number"] == [8]

@@ -339,6 +339,21 @@ def test_a_queue_that_the_program_itself_takes_from_is_left_alone(
     assert [one["name"] for one in status["maps"]] == [".bss"]
 
 
+def test_what_waits_when_the_agent_ends_is_in_a_last_snapshot(
+    start_agent: Start, tmp_path: Path, caller: Caller
+) -> None:
+    source = write(tmp_path, caller, "RINGBUF")
+    agent = start(start_agent, source, interval="60s")
+    agent.wait_for(lambda: agent.snapshots("calling", "calls"))
+    caller.call(500)
+    time.sleep(0.6)  # some are taken early
+    caller.call(500)
+    agent.process.terminate()
+    agent.process.wait(30)
+    agent.wait_for(lambda: len(events(agent)) == 1000, 5)
+    assert agent.snapshots("calling", "calls")[-1]["losses"] == {}
+
+
 def test_once_shows_events_in_their_order(tmp_path: Path, caller: Caller) -> None:
     source = write(tmp_path, caller, "RINGBUF")
     once = subprocess.Popen(

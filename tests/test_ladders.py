@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,5 +229,25 @@ def test_once_names_the_rung_and_a_trial_leaves_nothing_behind(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "'exec' by raw_tp/sched_process_exec, alternative 4 of 4" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["kind"] == "snapshot"
+    ours = {"nowhere", "untyped", "unsafe", "good", "always"}
+    deadline = time.monotonic() + 20  # the kernel frees a program some time after its last fd is closed
+    while ours & loaded_programs() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not ours & loaded_programs()
+
+
+def test_check_names_the_rung_that_loads(tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "probe.bpf.c").write_text(SOURCE)
+    (folder / "probe.toml").write_text('[ladders]\nexec = ["untyped", "unsafe", "good", "nowhere"]\n')
+    config = tmp_path / "bpfleet.toml"
+    config.write_text(f'[agent]\nstate = "{tmp_path}/state"\nprograms = "{folder}"\n')
+    done = run("check", str(config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "alternatives: exec by good" in done.stdout
+
+
+def loaded_programs() -> set[str]:
     listed = json.loads(subprocess.run(["bpftool", "-j", "prog"], capture_output=True, check=True).stdout)
-    assert not {"nowhere", "untyped", "unsafe", "good"} & {one.get("name") for one in listed}
+    return {one.get("name", "") for one in listed}

@@ -105,7 +105,7 @@ def test_a_field_that_key_and_value_both_have_is_told_in_a_comment(objects: Obje
 
 def test_maps_that_can_not_be_declared_are_told_in_a_comment(objects: Objects) -> None:
     text = _output("--as-schema", objects("maps"))
-    assert "# events (ringbuf): no types of key and value to declare.\n" in text
+    assert "# outer (array_of_maps): no types of key and value to declare.\n" in text
 
 
 def test_counters_of_failed_inserts_and_constants_are_left_out(objects: Objects) -> None:

@@ -321,23 +321,71 @@ class Anything(RuleBasedStateMachine):
         """(run, seq) of what was delivered."""
         self.told: set[tuple[int, int]] = set()
         """Of gaps that were delivered."""
+        self.durable = 0
+        """The aggregator's mark."""
+        self.given: dict[int, tuple[int, int]] = {}
+        """What each number was first seen to mean, of all that is no gap."""
+        self.forgotten: set[tuple[int, int]] = set()
+        """What losses of power have cost."""
+        self.brought_back: set[tuple[int, int]] = set()
+        """What was delivered, and may be here again after a loss of power."""
+        self.taken: dict[tuple[int, int], int] = {}
+        """(run, seq), and how large it was."""
 
     @rule(count=st.integers(1, 12), kilobytes=st.sampled_from([1, 20, 90, 800]))
     def take(self, count: int, kilobytes: int) -> None:
         origin = Origin(AGENT, "web1", "boot-1", self.run)
-        self.spool.take([large_frame(self.made + n, kilobytes, origin=origin) for n in range(1, count + 1)])
+        frames = [large_frame(self.made + n, kilobytes, origin=origin) for n in range(1, count + 1)]
+        self.spool.take(frames)
         self.made += count
+        self.taken |= {(self.run, one.seq): kilobytes for one in frames}
+
+    @rule(back=st.integers(1, 6))
+    def offer_again(self, back: int) -> None:
+        """As after a write that failed, or a worker that was killed before it could say so."""
+        again = [(seq, size) for (run, seq), size in self.taken.items() if run == self.run][-back:]
+        before = [one for one in items(self.spool) if one.kind != "gap"]
+        origin = Origin(AGENT, "web1", "boot-1", self.run)
+        self.spool.take([large_frame(seq, size, origin=origin) for seq, size in again])
+        after = [one for one in items(self.spool) if one.kind != "gap"]
+        # What was larger than the spool is told of, and never was in it.
+        assert [one for one in after if one not in before] == [], "it was there already, or had left for good"
 
     @rule(count=st.integers(1, 30))
-    def confirm(self, count: int) -> None:
+    def arrive(self, count: int) -> None:
+        """Records become durable, and the word of it is lost: what takes a lower number is not heard of."""
         page = self.spool.page(0, count, 1 << 30, self.spool.id)
         for item, record in zip(page, records(self.spool), strict=False):
-            self._delivered(record)
+            self._delivered(item.seq, record)
+        self.brought_back |= self.settled
+
+    @rule(count=st.sampled_from([1, 2, 5, 30, 1000]))
+    def confirm(self, count: int) -> None:
+        page = self.spool.page(0, count, 1 << 30, self.spool.id)
+        held = records(self.spool)
+        assert len(page) == min(count, len(held)), "all that waits is sent"
+        for item, record in zip(page, held, strict=False):
+            self._delivered(item.seq, record)
             self.highest = max(self.highest, item.seq)
         if page:
             self.spool.confirmed(page[-1].seq, self.spool.id)
+            assert self.spool.first > page[-1].seq
+            assert len(self.spool) == len(held) - len(page)
 
-    def _delivered(self, record: object) -> None:
+    @rule(number=st.integers(1, 1 << 20))
+    def hear_of_another_numbering(self, number: int) -> None:
+        """An answer to what an older file had sent."""
+        waiting = items(self.spool)
+        self.spool.confirmed(number, "another")
+        if waiting:
+            self.spool.give_up(waiting[0], "another")
+        assert self.spool.page(0, 9, 1 << 20, "another") == []
+        assert items(self.spool) == waiting
+
+    def _delivered(self, number: int, record: object) -> None:
+        if number <= self.durable:
+            return
+        self.durable = number
         if isinstance(record, Gap):
             self.told |= {(record.origin.run, seq) for seq in range(record.first, record.last + 1)}
         else:
@@ -346,8 +394,12 @@ class Anything(RuleBasedStateMachine):
     @rule(at=st.integers(0, 20))
     def refuse(self, at: int) -> None:
         found = items(self.spool)
-        if at < len(found) and found[at].kind != "gap":
+        at %= max(1, len(found))
+        if found and found[at].kind != "gap" and found[at].seq > self.durable:
             self.spool.give_up(found[at], self.spool.id)
+            left = items(self.spool)
+            assert [one for one in left if one.seq == found[at].seq] == []
+            assert left[-1].seq > found[-1].seq, "the gap has a number of its own"
 
     @rule()
     def reopen(self) -> None:
@@ -359,6 +411,21 @@ class Anything(RuleBasedStateMachine):
         """As after SIGKILL: nothing is written at the end."""
         self.spool._let_go()
         self.spool = open_spool(Path(self.folder.name), size=1 << 20)
+
+    @rule()
+    def lose_power(self) -> None:
+        """What was not forced to the disk is gone, a number that was used is used up all the same."""
+        folder = Path(self.folder.name)
+        # The file is written by checkpoints only, which force it to the disk; the log may be lost whole.
+        content = (folder / "test.sqlite").read_bytes()
+        self.spool._let_go()
+        (folder / "test.sqlite-wal").unlink(missing_ok=True)
+        (folder / "test.sqlite").write_bytes(content)
+        self.spool = open_spool(folder, size=1 << 20)
+        self.highest = 0  # what was confirmed may be there again
+        self.run += 1
+        self.brought_back |= self.settled
+        self.forgotten |= self.taken.keys() - self._accounted_for()
 
     @rule()
     def start_another_run(self) -> None:
@@ -374,15 +441,30 @@ class Anything(RuleBasedStateMachine):
         held = records(self.spool)
         here = [(one.origin.run, one.seq) for one in held if not isinstance(one, Gap)]  # type: ignore[union-attr]
         assert [seq for _, seq in here] == sorted(seq for _, seq in here), "seq goes on over runs here"
-        gone = {(g.origin.run, seq) for g in gaps(self.spool) for seq in range(g.first, g.last + 1)}
-        known = {seq for _, seq in self.settled | self.told | gone | set(here)}
-        assert known >= set(range(1, self.made + 1))
+        assert self.taken.keys() - self.forgotten <= self._accounted_for()
+        for item, record in zip(found, held, strict=True):
+            if not isinstance(record, Gap):
+                meant = (record.origin.run, record.seq)  # type: ignore[union-attr]
+                assert self.given.setdefault(item.seq, meant) == meant, "a number was given twice"
+        for one in gaps(self.spool):
+            assert 1 <= one.count <= one.last - one.first + 1
+            ends = {(one.origin.run, one.first), (one.origin.run, one.last)}
+            assert not ends & (self.settled - self.brought_back), "it tells of what was delivered"
         assert on_disk(Path(self.folder.name)) < 1.7 * (1 << 20)
+
+    def _accounted_for(self) -> set[tuple[int, int]]:
+        """(run, seq) of all that was delivered, or will be; itself, or told of by a gap of the same run."""
+        held = zip(items(self.spool), records(self.spool), strict=True)
+        coming = [record for item, record in held if item.seq > self.durable]
+        lost = [one for one in coming if isinstance(one, Gap)]
+        here = {(one.origin.run, one.seq) for one in coming if one not in lost}  # type: ignore[union-attr]
+        gone = {(one.origin.run, seq) for one in lost for seq in range(one.first, one.last + 1)}
+        return self.settled | self.told | here | gone
 
     def teardown(self) -> None:
         self.spool.close()
         self.folder.cleanup()
 
 
-Anything.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+Anything.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 test_anything = Anything.TestCase

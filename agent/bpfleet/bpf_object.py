@@ -128,7 +128,8 @@ def parse(data: bytes, name: str) -> BpfObject:
     types = btf.parse(types_section.data, name) if types_section else None
     maps = types.maps() if types else ()
     globals_, knobs = _globals(file, types) if types else ({}, frozenset())
-    layouts = {one.name: _layouts(types, one) for one in maps} if types else {}
+    inner = [one.inner for one in maps if one.inner is not None]
+    layouts = {one.name: _layouts(types, one) for one in (*maps, *inner)} if types else {}
     version = file.section("version")
     license = file.section("license")
     return BpfObject(

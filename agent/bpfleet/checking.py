@@ -6,13 +6,16 @@ compared with their schema, and not attached."""
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from bpfleet.errors import BpfleetError
 from bpfleet.plugins import Listed, State, state_of
+from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.startup import Startup
 
 __all__ = ["Finding", "check", "list_plugins", "report"]
@@ -33,12 +36,31 @@ def check(startup: Startup, *, load: bool) -> list[Finding]:
     """One finding for everything that the configuration names."""
     running = startup.collectors(attach=False) if load else startup.specs()
     found = [Finding("collector", one.name, "ready", _note(one)) for one in running]
-    found += [Finding("sink", name, "ready", kind.help) for name, kind in startup.sink_types()]
+    found += _sinks(startup)
     startup.labels()
     found += [
         Finding(one.kind, one.name, one.state.value, "", str(one.error or "")) for one in startup.absent
     ]
     return sorted(found, key=lambda one: (one.kind, one.name))
+
+
+def _sinks(startup: Startup) -> Iterator[Finding]:
+    """Files and folders are judged as the user that sinks run as; as another there is nothing to be said."""
+    try:
+        look = pwd.getpwnam(startup.user).pw_uid == os.geteuid()
+    except KeyError:
+        look = False
+    for name, kind, wrong in startup.sink_types(look=look):
+        if not wrong:
+            yield Finding("sink", name, "ready", kind.help)
+        for error in wrong:
+            yield Finding("sink", name, _state(error), "", str(error))
+
+
+def _state(error: BpfleetError) -> str:
+    """What the sink would be in: where it can't be opened it is tried again and again."""
+    state = state_of(error)
+    return str((State.QUARANTINED if state is State.LOAD_ERROR else state).value)
 
 
 def list_plugins(startup: Startup) -> list[Finding]:
@@ -67,9 +89,12 @@ def _unused(one: Listed, startup: Startup) -> Finding:
 
 
 def _note(running: Any) -> str:
-    maps = getattr(running, "maps", ())
-    read = [f"{one.name} ({one.reader.method})" for one in maps if hasattr(one, "reader")]
-    return "maps: " + ", ".join(read) if read else str(getattr(running, "help", ""))
+    if not isinstance(running, RunningCollector):
+        return str(getattr(running, "help", ""))
+    read = [f"{one.name} ({one.reader.method})" for one in running.maps]
+    rungs = [f"{one.name} by {one.taken or 'none'}" for one in running.ladders]
+    said = {"maps": read, "alternatives": rungs}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in said.items() if names)
 
 
 def report(findings: Iterable[Finding], form: str) -> int:

@@ -18,6 +18,7 @@ from functools import cache
 __all__ = [
     "F_LOCK",
     "MAP_TYPES",
+    "NESTING_TYPES",
     "MapInfo",
     "batch",
     "boottime_ns",
@@ -63,6 +64,10 @@ MAP_TYPES = tuple(
     """.split()  # noqa: SIM905 - a list of forty strings is no easier to read
 )
 """Names of `enum bpf_map_type`, by number."""
+
+
+NESTING_TYPES = ("array_of_maps", "hash_of_maps")
+"""Kinds whose values are ids of other maps."""
 
 
 @cache
@@ -160,15 +165,15 @@ def run_iterator(link: int) -> None:
         pass
 
 
-def read_iterator(link: int, most: int) -> bytes:
-    """The same, and what it wrote; of more than `most` bytes only the first."""
+def read_iterator(link: int, most: int) -> tuple[bytes, int]:
+    """The same, and what it wrote: of more than `most` bytes the first; and how many there were."""
     pieces: list[bytes] = []
     size = 0
     for piece in _iterate(link):
         if size < most:
             pieces.append(piece)
         size += len(piece)
-    return b"".join(pieces)[:most]
+    return b"".join(pieces)[:most], size
 
 
 def _iterate(link: int) -> Iterator[bytes]:

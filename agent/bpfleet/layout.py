@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from bpfleet.schema import Field, Fold, Map, Meaning
 
-__all__ = ["Layout", "Leaf", "declared", "differences", "table"]
+__all__ = ["Layout", "Leaf", "declared", "differences", "nested", "sized", "table", "unnested"]
 
 _SIZES = {
     "u8": 1,
@@ -165,6 +165,37 @@ def _same_bytes(want: Leaf, got: Leaf) -> bool:
     if got.base in ("char", "bool") and want.element_size == 1:
         return want.count == got.count
     return want.base == got.base and want.count == got.count
+
+
+def sized(size: int) -> Layout:
+    """Where only a size is known: a number where it may be one, else bytes; nothing for nothing."""
+    if not size:
+        return Layout(0, ())
+    number = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}.get(size)
+    return Layout(size, (Leaf("", 0, number) if number else Leaf("", 0, "bytes", size),))
+
+
+def nested(outer: Layout, inner: Layout) -> tuple[Layout, int]:
+    """The key of a map of maps, as a struct of the outer key and the inner one; where the inner one begins.
+
+    A leaf without a name is called `outer` or `inner`; an outer one whose name is taken, `outer.NAME`."""
+    aligns = [max((leaf.element_size for leaf in part.leaves), default=1) for part in (outer, inner)]
+    at = _round_up(outer.size, aligns[1])
+    taken = {leaf.name for leaf in inner.leaves}
+    leaves = [replace(leaf, name=_free(leaf.name or "outer", taken)) for leaf in outer.leaves]
+    leaves += [replace(leaf, name=leaf.name or "inner", offset=leaf.offset + at) for leaf in inner.leaves]
+    return Layout(_round_up(at + inner.size, max(aligns)), tuple(leaves)), at
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return f"outer.{name}" if name in taken else name
+
+
+def unnested(both: Layout, at: int, outer_size: int, inner_size: int) -> tuple[Layout, Layout]:
+    """The two parts of a key that `nested` made."""
+    front = tuple(leaf for leaf in both.leaves if leaf.offset < at)
+    back = tuple(replace(leaf, offset=leaf.offset - at) for leaf in both.leaves if leaf.offset >= at)
+    return Layout(outer_size, front), Layout(inner_size, back)
 
 
 def table(layout: Layout) -> str:

@@ -1,6 +1,6 @@
 """What worker, supervisor and loader say to each other: plain data, with fds beside it.
 
-    worker → supervisor   Load …, Seal, Grow …, Changed …
+    worker → supervisor   Load …, Seal, Grow …, OpenInner …, Changed …
     supervisor → loader   Load or Grow (+ the map's fd)
     loader → supervisor   Loaded or Failed (+ fds)        supervisor → worker   the same
 
@@ -29,6 +29,7 @@ __all__ = [
     "LoadedProgram",
     "LoadedStacks",
     "LoadedSymbols",
+    "OpenInner",
     "Place",
     "Rescan",
     "Rescanned",
@@ -111,6 +112,14 @@ class Rescanned(Message, kw_only=True, tag="rescanned"):
     errors: tuple[str, ...]
 
 
+class OpenInner(Message, kw_only=True, tag="inner"):
+    """Open maps that a map of maps holds, by their ids."""
+
+    collector: str
+    map: str
+    ids: tuple[int, ...]
+
+
 class Seal(Message, kw_only=True, tag="seal"):
     """The worker has what it needs; `collectors` are the ones it uses."""
 
@@ -147,6 +156,10 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     rows_capacity: int = 0
     walk_refused: str = ""
     """Why there is no snapshot program, where there is none."""
+    iterator_fd: int | None = None
+    """Of local storage: the link of the iterator that goes through it."""
+    inner: tuple[int, int] | None = None
+    """Of a map of maps: where in the key the inner key begins, and that one's size; `value` is theirs."""
     failed_inserts_fd: int | None = None
     """The fd of the mmapable or readable array that counts this map's failed inserts."""
     failed_inserts_offset: int = 0

@@ -180,3 +180,6 @@ class SinkType:
     help: str
     open: Callable[[Any, SinkContext], Sink]
     settings: type[SinkSettings] = SinkSettings
+    check: Callable[[Any, SinkContext], Iterable[BpfleetError]] | None = None
+    """What would keep a sink from working, for `bpfleet check`: looked at as the user that it runs as, while
+    an agent may have it open; it takes, makes and changes nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["DRAIN", "INCLUDE", "MAPPINGS", "SNAPSHOT"]
+__all__ = ["DRAIN", "INCLUDE", "MAPPINGS", "SNAPSHOT", "STORAGE"]
 
 INCLUDE = Path(__file__).with_name("include")
 """The directory that `#include <bpfleet/…>` is found in."""
@@ -17,3 +17,8 @@ DRAIN = Path(__file__).with_name("drain.bpf.c")
 
 MAPPINGS = Path(__file__).with_name("mappings.bpf.c")
 """The source of the program that tells which files processes run."""
+
+STORAGE = {
+    kind: Path(__file__).with_name(f"{kind}.bpf.c") for kind in ("task_storage", "sk_storage", "cgrp_storage")
+}
+"""The sources of the programs that go through local storage, by the kind of map."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KINDS", "MAPS_SOURCE", "STORAGE_SOURCE", "expected"]
+__all__ = ["DRAINED", "DRAINED_SOURCE", "KINDS", "MAPS_SOURCE", "STORAGE_SOURCE", "expected"]
 
 ENTRIES = 40
 
@@ -100,6 +100,64 @@ int probe(struct __sk_buff *ctx)
 	value = bpf_get_local_storage(&in_percpu_cgroup_storage, 0);
 	__sync_fetch_and_add(value, 1);
 	return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+"""
+
+
+DRAINED = ("ringbuf", "perf_event_array", "queue", "stack")
+"""Kinds that are drained: each gets every event of `DRAINED_SOURCE`, numbered."""
+
+DRAINED_SOURCE = """#include <bpfleet/bpfleet.h>
+
+const volatile __u32 pid = 0;
+__u64 made = 0;
+
+struct event {
+	__u64 number;
+	__u64 twice;
+};
+
+const struct event *unused __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} in_ringbuf SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, 4);
+	__uint(value_size, 4);
+} in_perf_event_array SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1000);
+	__type(value, struct event);
+} in_queue SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK);
+	__uint(max_entries, 1000);
+	__type(value, struct event);
+} in_stack SEC(".maps");
+
+SEC("raw_tp/sys_enter")
+int tell(unsigned long long *ctx)
+{
+	struct event event = {};
+
+	if (ctx[1] != 121 || bpf_get_current_pid_tgid() >> 32 != pid)
+		return 0;
+	event.number = __sync_fetch_and_add(&made, 1);
+	event.twice = event.number * 2;
+	bpf_ringbuf_output(&in_ringbuf, &event, sizeof(event), 0);
+	bpf_perf_event_output(ctx, &in_perf_event_array, BPF_F_CURRENT_CPU, &event, sizeof(event));
+	bpf_map_push_elem(&in_queue, &event, 0);
+	bpf_map_push_elem(&in_stack, &event, 0);
+	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

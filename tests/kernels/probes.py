@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfleet.loader.compile import object_for
-from kept_maps import MAPS_SOURCE, STORAGE_SOURCE
+from kept_maps import DRAINED_SOURCE, MAPS_SOURCE, STORAGE_SOURCE
 
 __all__ = ["BUILT", "LADDERS", "PROBES", "Probe", "build", "file_name", "install"]
 
@@ -75,16 +75,32 @@ static __always_inline void seen(struct xdp_md *ctx)
 }
 """
 _STRUCT_OPS = """
+/* Called once for each connection that chooses this way to avoid congestion. */
+SEC("struct_ops/init")
+void BPF_PROG(init, void *sk)
+{
+	count();
+}
+
 SEC("struct_ops/ssthresh")
-__u32 BPF_PROG(ssthresh, void *sk) { __sync_fetch_and_add(&hits, 1); return 2; }
+__u32 BPF_PROG(ssthresh, void *sk)
+{
+	return 2;
+}
 
 SEC("struct_ops/cong_avoid")
-void BPF_PROG(cong_avoid, void *sk, __u32 ack, __u32 acked) { }
+void BPF_PROG(cong_avoid, void *sk, __u32 ack, __u32 acked)
+{
+}
 
 SEC("struct_ops/undo_cwnd")
-__u32 BPF_PROG(undo_cwnd, void *sk) { return 2; }
+__u32 BPF_PROG(undo_cwnd, void *sk)
+{
+	return 2;
+}
 
 struct tcp_congestion_ops {
+	void (*init)(void *sk);
 	__u32 (*ssthresh)(void *sk);
 	void (*cong_avoid)(void *sk, __u32 ack, __u32 acked);
 	__u32 (*undo_cwnd)(void *sk);
@@ -92,7 +108,8 @@ struct tcp_congestion_ops {
 };
 
 SEC(".struct_ops")
-struct tcp_congestion_ops bpfleet_test = {
+struct tcp_congestion_ops in_place = {
+	.init = (void *)init,
 	.ssthresh = (void *)ssthresh,
 	.cong_avoid = (void *)cong_avoid,
 	.undo_cwnd = (void *)undo_cwnd,
@@ -208,6 +225,7 @@ _ALL = [
         "\tif (task && task->pid == pid)\n\t\t__sync_fetch_and_add(&hits, 1);\n\treturn 0;",
         _ITERATOR,
     ),
+    Probe("struct_ops", "", "choices", before=_STRUCT_OPS, needs=(6, 4), doctor="fentry"),
     Probe(
         "syscall",
         "syscall",
@@ -218,7 +236,7 @@ _ALL = [
 PROBES = {one.name: one for one in _ALL}
 
 
-MORE = {"maps": MAPS_SOURCE, "storage": STORAGE_SOURCE, "rungs": _RUNGS}
+MORE = {"maps": MAPS_SOURCE, "storage": STORAGE_SOURCE, "drained": DRAINED_SOURCE, "rungs": _RUNGS}
 """Sources besides the probes, by name."""
 
 
@@ -250,6 +268,7 @@ def install(folder: Path, knobs: Mapping[str, int], places: Mapping[str, str]) -
         _put(folder, file_name(name), words + said + _placed(probe.attach, places))
     for name in ("maps_walk", "maps_batch", "maps_key"):
         _put(folder, name, ["[knobs]", f"pid = {knobs['pid']}"], of="maps")
+    _put(folder, "drained", ["[knobs]", f"pid = {knobs['pid']}"])
     _put(folder, "storage", _placed({"kind": "cgroup", "target": "CGROUP"}, places))
     for name, rungs in LADDERS.items():
         _put(folder, name, [*said, "[ladders]", f"groups = {json.dumps(rungs)}"], of="rungs")

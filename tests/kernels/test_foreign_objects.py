@@ -23,7 +23,9 @@ _WITH_TRACEFS = 'mount -t tracefs tracefs /sys/kernel/tracing; exec "$@"'
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The objects of Debian's libbpf-tools, in a folder of their own."""
-    return unpack(tmp_path_factory.mktemp("foreign"))
+    folder = tmp_path_factory.mktemp("foreign") / "programs"  # the worker may enter it, not the one above
+    folder.mkdir()
+    return unpack(folder)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def agent(objects: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
     config = f'[agent]\ninterval = "1s"\nprograms = "{folder}"\nload_timeout = "{timeout}"\n'
     made = Agent(config, tmp_path_factory.mktemp("agent"))
     try:
-        made.wait_for(lambda: any(one["kind"] == "status" for one in made.records), 120)
+        made.wait_for(lambda: any(one["kind"] == "status" for one in made.records), 50)
         yield made
     finally:
         made.stop()

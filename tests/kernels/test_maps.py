@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kept_maps import KINDS, expected
+from kept_maps import DRAINED, KINDS, expected
 from running import EVENTS, READ_BY, Running
 
 Record = Callable[[str, str, str], None]
@@ -48,6 +48,19 @@ def test_prefixes_are_read_by_key(running: Running, events: int, record: Record)
     assert len(snapshot["rows"]) == 8
     assert {row["value"] for row in snapshot["rows"]} == set(range(1, 9))
     record("maps", "lpm_trie", "key")
+
+
+@pytest.mark.parametrize("kind", DRAINED)
+def test_each_event_is_drained_once(running: Running, record: Record, kind: str) -> None:
+    EVENTS["getpgid"](running)
+    (row,) = running.agent.next_snapshot("drained", ".bss")["rows"]
+    running.agent.next_snapshot("drained", f"in_{kind}")
+    snapshots = running.agent.snapshots("drained", f"in_{kind}")
+    numbers = [one["number"] for snapshot in snapshots for one in snapshot["rows"]]
+    assert sorted(numbers) == list(range(row["made"]))
+    assert not any(any(snapshot["losses"].values()) for snapshot in snapshots)
+    (method,) = {snapshot["method"] for snapshot in snapshots}
+    record("maps", kind, method)
 
 
 @pytest.mark.parametrize("kind", ["cgroup_storage", "percpu_cgroup_storage"])

@@ -1,4 +1,4 @@
-"""Events' bytes from a ring into pending rows: word by word of all events at once.
+"""Events' bytes from a ring into pending rows: all events at once.
 
 An event that is shorter than its layout has zeros behind its end; of a longer one the rest is left out.
 Both are counted.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,8 @@ from bpfleet.reading.columns import Array
 __all__ = ["Copier", "fence"]
 
 _MOST_SIZES = 16
-_WIDE = 16
-"""Words of an event from which on whole rows are copied: below it numpy is faster column by column."""
+_COUNTED_BY_SLOT = 1 << 16
+_BLOCK = 2048
 _lock = threading.Lock()
 
 Lengths = npt.NDArray[np.uint32]
@@ -58,54 +59,78 @@ class Copier:
     def run(self, words: Array, start: int, step: int, count: int, length: int) -> None:
         """`count` events of `length` bytes each, `step` words apart, the first at word `start`."""
         self._tally(length, count)
-        rows = self._rows(count, length)
-        if rows is None:
-            return
         there = min(self._size, length)
-        wide = -(-there // words.itemsize)
-        target, source = rows.view(words.dtype), words[start:]
-        if wide > _WIDE:
-            shape, strides = (len(rows), wide), (step * words.itemsize, words.itemsize)
-            target[:, :wide] = np.lib.stride_tricks.as_strided(source, shape, strides)
-        else:
-            for column in range(wide):
-                target[:, column] = source[column::step][: len(rows)]
-        rows[:, there:] = 0
+        events = _windows(words, start, step, there)
+        for first, rows in self._blocks(count, length):
+            _events(rows, there)[:] = events[first : first + len(rows)]
+            rows[:, there:] = 0
 
     def scattered(self, words: Array, at: Slots, lengths: Lengths) -> None:
-        """Events of any `lengths` in bytes; `at` are the words where they begin."""
+        """Events of any `lengths` in bytes; `at` are the words where they begin, in order."""
         if not len(at):
             return
-        for size, count in zip(
-            *(part.tolist() for part in np.unique(lengths, return_counts=True)), strict=True
-        ):
-            self._tally(size, count)
-        rows = self._rows(len(at), lengths)
-        if rows is None:
-            return
-        at, lengths = at[: len(rows)], lengths[: len(rows)]
-        target = rows.view(words.dtype)
-        for column in range(-(-self._size // words.itemsize)):
-            # Beyond a short event's end is another record, or the end of the memory; it is blanked below.
-            target[:, column] = words.take(at + column, mode="clip")
-        if int(lengths.min()) < self._size:
-            rows[np.arange(rows.shape[1], dtype=np.uint32)[None, :] >= lengths[:, None]] = 0
+        self._tally_all(lengths)
+        # A short event's row begins with what lies behind it too; at the end there is nothing behind.
+        events = _windows(words, 0, 1, self._size)
+        last = int(np.searchsorted(at, len(events)))
+        behind = int(at[last]) if last < len(at) else len(words)
+        rest = np.append(words[behind:], np.zeros(-(-self._size // words.itemsize), words.dtype))
+        ending = _windows(rest, 0, 1, self._size)
+        for first, rows in self._blocks(len(at), lengths):
+            places, long = at[first : first + len(rows)], lengths[first : first + len(rows)]
+            fitting = max(0, min(len(rows), last - first))
+            target = _events(rows, self._size)
+            target[:fitting] = events[places[:fitting]]
+            target[fitting:] = ending[places[fitting:] - behind]
+            short = np.flatnonzero(long < self._size)
+            if len(short):
+                cut = rows[short]
+                cut[np.arange(rows.shape[1], dtype=np.uint32)[None, :] >= long[short, None]] = 0
+                rows[short] = cut
 
-    def _rows(self, count: int, lengths: int | Lengths) -> Array | None:
-        """Rows for as many of `count` events as there is room for; the others are counted as lost."""
+    def _blocks(self, count: int, lengths: int | Lengths) -> Iterator[tuple[int, Array]]:
+        """(first event, rows) for as many of `count` events as there is room for; the others are lost, and
+        counted.
+
+        A block of rows stays in the CPU's cache while it is filled.
+        """
         number = self._book.consumed + self._taken + 1
         self._taken += count
         room = self._pending.room_for(count)
         if room < count:
             self._book.no_room += count - room
-        if not room:
-            return None
-        return self._pending.add(
-            room, number, self.cpu, lengths if isinstance(lengths, int) else lengths[:room]
-        )
+        for first in range(0, room, _BLOCK):
+            rows = min(_BLOCK, room - first)
+            size = lengths if isinstance(lengths, int) else lengths[first : first + rows]
+            yield first, self._pending.add(rows, number + first, self.cpu, size)
+
+    def _tally_all(self, lengths: Lengths) -> None:
+        if int(lengths.max()) < _COUNTED_BY_SLOT:
+            counted = np.bincount(lengths)
+            sizes = np.flatnonzero(counted)
+            counts = counted[sizes]
+        else:
+            sizes, counts = np.unique(lengths, return_counts=True)
+        for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+            self._tally(size, count)
 
     def _tally(self, size: int, count: int) -> None:
         known = size in self.sizes or len(self.sizes) < _MOST_SIZES
         self.sizes[size if known else -1] += count
         if size <= self._last_begins:
             self.short += count
+
+
+def _events(rows: Array, size: int) -> Array:
+    """The first `size` bytes of each row, as one thing: numpy copies such things faster than bytes or
+    words."""
+    return rows[:, :size].view(f"V{size}")[:, 0] if size else rows[:, :0]
+
+
+def _windows(words: Array, start: int, step: int, size: int) -> Array:
+    """`size` bytes as one thing, at every `step`-th word from `start` on."""
+    stride, offset = step * words.itemsize, start * words.itemsize
+    count = max(0, (words.nbytes - offset - size) // stride + 1)
+    if not size:
+        return np.empty((count, 0), np.uint8)
+    return np.ndarray((count,), f"V{size}", words if count else bytes(0), offset if count else 0, (stride,))

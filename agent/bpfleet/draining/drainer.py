@@ -70,6 +70,11 @@ class Drainer:
         return self._source.method
 
     @property
+    def max_entries(self) -> int:
+        """Events that there is room for in the kernel."""
+        return self.info.max_entries
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of the rows that wait."""
         return self._pending.memory_bytes

@@ -32,8 +32,10 @@ _EVERY_BIT = (1 << 64) - 1
 
 
 def _steps(words: Words) -> npt.NDArray[np.intp]:
-    # A size is whole 8 bytes; 0 is no record's, and stops us.
-    return (words >> np.uint64(51)).astype(np.intp)
+    # A size is whole 8 bytes; 0 is no record's, and becomes more than any ring has.
+    steps = (words >> np.uint64(51)).astype(np.intp)
+    steps[steps == 0] = 1 << 40
+    return steps
 
 
 class PerfRings:

@@ -3,7 +3,7 @@
 A record's header says how long it is, so the next one's place is known only once the one before has been
 read. Two ways around that. Records alike: where the header at every s-th slot is the same one, of a record
 of s slots, each of them proves the next. Records that differ: for *every* slot, as if a record began there,
-the slot where the next would begin; that table applied to itself leaps 2, 4, … 64 records. Python goes from
+the slot where the next would begin; that table applied to itself leaps 2, 4, 8, 16 records. Python goes from
 leap to leap, and numpy fills in what lies between. (Slots in the middle of a record give nonsense that no
 leap ever meets.)
 """
@@ -22,10 +22,11 @@ Words = npt.NDArray[np.uint64]
 Slots = npt.NDArray[np.intp]
 Steps = Callable[[Words], Slots]
 
-_DOUBLINGS = 6
-_CHUNK = 8192
+_DOUBLINGS = 4
+_CHUNK = 16384
 _WORTH_A_RUN = 64
 _FIRST_WINDOW, _WINDOW_GROWS = 256, 8
+_PLACES = np.arange(_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +48,41 @@ class Scattered:
 def locate(words: Words, steps: Steps, same: int) -> Iterator[Run | Scattered]:
     """The records of `words`, 8-byte slots of which the first begins a record and the last ends one.
 
-    `steps` says of header words how many slots their records take; 0: go no further than this one. Header
-    words are alike where all bits of the mask `same` are. What is found ends before a record that says
-    stop, or that would go beyond the end.
+    `steps` says of header words how many slots their records take, at least 1; of one that is to stop us more
+    slots than there can be. Header words are alike where all bits of the mask `same` are. What is found ends
+    before a record that goes beyond the end.
     """
     at, mask, end = 0, np.uint64(same), len(words)
+    scattered: list[Slots] = []
     while at < end:
         step = int(steps(words[at : at + 1])[0])
-        if not step or at + step > end:
-            return
+        if at + step > end:
+            break
         run = _run(words, at, step, mask)
         if run.count >= _WORTH_A_RUN or at + step * run.count == end:
+            yield from _together(scattered)
             yield run
             at += run.count * step
             continue
         found, following = _leaps(words[at : at + _CHUNK], steps, end - at)
-        yield Scattered(found + at)
-        if following == 0:
-            return
+        scattered.append(found + at)
+        if not following:
+            break
         at += following
+    yield from _together(scattered)
+
+
+def _together(scattered: list[Slots]) -> Iterator[Scattered]:
+    """What was found in several chunks, as one."""
+    if scattered:
+        yield Scattered(np.concatenate(scattered))
+        scattered.clear()
 
 
 def _run(words: Words, at: int, step: int, mask: np.uint64) -> Run:
     """The records like the one at slot `at` that follow it without a break."""
-    headers = words[at::step]
     # A header whose record would go beyond the end is none.
-    headers = headers[: (len(words) - at) // step]
+    headers = words[at::step][: (len(words) - at) // step]
     wanted, alike, window = headers[0] & mask, 0, _FIRST_WINDOW
     while alike < len(headers):
         same = (headers[alike : alike + window] & mask) == wanted
@@ -87,16 +97,14 @@ def _run(words: Words, at: int, step: int, mask: np.uint64) -> Run:
 def _leaps(words: Words, steps: Steps, room: int) -> tuple[Slots, int]:
     """The records of a chunk: their slots, and the slot of the record after them; 0 where one says stop.
 
-    `room` is how many slots there are in all: a record that goes beyond them is not met.
+    `room` is how many slots there are in all; the chunk's first record fits in them.
     """
     count = len(words)
     step = steps(words)
-    nothing = (step == 0) | (step > room - np.arange(count))
     # Slot `count` is the end, and stays there.
     hop = np.empty(count + 1, np.intp)
-    np.add(np.arange(count), step, out=hop[:-1])
-    hop[:-1][nothing] = count
-    hop[-1] = count
+    np.add(_PLACES[:count], step, out=hop[:count])
+    hop[count] = count
     np.minimum(hop, count, out=hop)
     hops = [hop]
     for _ in range(_DOUBLINGS):
@@ -114,6 +122,5 @@ def _leaps(words: Words, steps: Steps, room: int) -> tuple[Slots, int]:
         found = both.reshape(-1)
     found = found[: int(np.searchsorted(found, count))]
     last = int(found[-1])
-    if nothing[last]:
-        return found[:-1], 0
-    return found, last + int(step[last])
+    following = last + int(step[last])
+    return (found[:-1], 0) if following > room else (found, following)

@@ -25,10 +25,12 @@ _MOST_ROUNDS = 4
 
 
 def _steps(words: Words) -> npt.NDArray[np.intp]:
+    # A header and the bytes in whole slots; the busy bit stays, and makes more slots of it than any ring has.
     headers = words.astype(np.uint32)
-    steps = (((headers & np.uint32(_LENGTH)) + np.uint32(7)) >> np.uint32(3)).astype(np.intp) + 1
-    steps[headers >= _BUSY] = 0
-    return steps
+    headers &= np.uint32(_BUSY | _LENGTH)
+    headers += np.uint32(_HEADER + 7)
+    headers >>= np.uint32(3)
+    return headers.astype(np.intp)
 
 
 class RingBuffer:
@@ -80,8 +82,10 @@ class RingBuffer:
             if not header & _DISCARD:
                 copier.run(words, found.start + 1, found.step, found.count, header & _LENGTH)
             return found.start + found.step * found.count
-        headers = words[found.at].astype(np.uint32)
-        lengths = headers & np.uint32(_LENGTH)
+        headers, at = words[found.at].astype(np.uint32), found.at + 1
+        end = int(at[-1]) + padded(int(headers[-1]) & _LENGTH) // 8
         kept = headers < _DISCARD
-        copier.scattered(words, (found.at + 1)[kept], lengths[kept])
-        return int(found.at[-1]) + (padded(int(lengths[-1])) + _HEADER) // 8
+        if not kept.all():
+            headers, at = headers[kept], at[kept]
+        copier.scattered(words, at, headers)
+        return end

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,9 @@ from bpfleet.events import DRAINED
 from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
-from bpfleet.loader.controls import controls
+from bpfleet.loader.controls import tell
 from bpfleet.loader.drained_maps import prepare_drained
-from bpfleet.loader.entries import seed
+from bpfleet.loader.local_storage import HEADS, load_storage_iterator
 from bpfleet.loader.rescan import known_at_load, rescan
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
@@ -36,8 +36,6 @@ from bpfleet.protocol import (
     LoadedMap,
     LoadedProgram,
     LoadedStacks,
-    LoadedSymbols,
-    Rescan,
     Rescanned,
     plain,
     typed,
@@ -65,7 +63,7 @@ def main() -> int:
     reply: Loaded | LoadedMap | Rescanned | Failed
     try:
         if message["op"] == "rescan":
-            reply = rescan(typed(message, Rescan), received, fds.add)
+            reply = rescan(message, received, fds.add)
         elif message["op"] == "grow":
             reply = grow(typed(message["request"], Grow), message["map"], received[0], fds)
         else:
@@ -89,13 +87,9 @@ def load(request: Load, fds: _Fds) -> Loaded:
     mount_privately()
     backend, compiled, layouts = _BACKENDS[request.kind](request)
     stacks = named_stack_maps(request.collector, layouts, compiled)
-    maps = tuple(
-        _describe(compiled[name], request, key, value, compiled, fds)
-        for name, (key, value) in layouts.items()
-        if name not in stacks and (request.maps or kernel.map_info(compiled[name].fd).type_name in _READABLE)
-    )
-    seed(request.collector, request.entries, compiled, layouts)
-    settable = controls(request, compiled, layouts, backend.knobs, fds.add)
+    read = {name: layout for name, layout in layouts.items() if name not in stacks}
+    maps = tuple(_maps(request, read, compiled, fds))
+    controls = tell(request, compiled, layouts, backend.knobs, fds.add)
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
@@ -109,28 +103,41 @@ def load(request: Load, fds: _Fds) -> Loaded:
         links=tuple(index for there in links.values() for index in there),
         ladders=tuple(backend.ladders()),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
-        controls=settable,
+        controls=controls,
         known=tuple(known_at_load(_attach_list(request))),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
         stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
-        symbols=_symbols(fds) if stacks else None,
+        symbols=open_symbols(fds.add) if stacks else None,
     )
+
+
+def _maps(
+    request: Load,
+    layouts: Mapping[str, tuple[Layout, Layout]],
+    compiled: Mapping[str, CompiledMap],
+    fds: _Fds,
+) -> Iterator[LoadedMap]:
+    """The maps that are read: all that are declared; where none is, those that can be."""
+    for name, (key, value) in layouts.items():
+        kind = kernel.map_info(compiled[name].fd).type_name
+        # bcc tells nothing of local storage but a key that it does not have.
+        if not request.maps and (kind not in _READABLE or key.size != HEADS.get(kind, key).size):
+            continue
+        try:
+            yield _describe(compiled[name], request, key, value, compiled, fds)
+        except UnsupportedError as error:
+            if request.maps:
+                raise
+            print(
+                f"bpfleet: collector {request.collector!r}: map {name!r} is not read: {error}",
+                file=sys.stderr,
+            )
 
 
 def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> LoadedStacks:
     described = LoadedStacks(name=name, fd=fds.add(one.fd))
     _find_failed_inserts(described, compiled, fds)
     return described
-
-
-def _symbols(fds: _Fds) -> LoadedSymbols:
-    opened = open_symbols()
-    kernel_fd, mappings_fd, wanted_fd = (
-        None if fd is None else fds.add(fd) for fd in (opened.kernel, opened.mappings, opened.wanted)
-    )
-    return LoadedSymbols(
-        kernel_fd=kernel_fd, mappings_fd=mappings_fd, wanted_fd=wanted_fd, refused=opened.refused
-    )
 
 
 def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> LoadedMap:
@@ -143,21 +150,13 @@ def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> Lo
 
 
 _Opened = tuple[Backend, Mapping[str, CompiledMap], dict[str, tuple[Layout, Layout]]]
-_READABLE = frozenset(
-    [
-        "hash",
-        "lru_hash",
-        "array",
-        "percpu_hash",
-        "lru_percpu_hash",
-        "percpu_array",
-        "lpm_trie",
-        "stack_trace",
-        "cgroup_storage",
-        "percpu_cgroup_storage",
-        *DRAINED,
-    ]
-)
+_READABLE = {
+    *("hash", "lru_hash", "percpu_hash", "lru_percpu_hash", "array", "percpu_array", "lpm_trie"),
+    *("stack_trace", "cgroup_storage", "percpu_cgroup_storage"),
+    *kernel.NESTING_TYPES,
+    *HEADS,
+    *DRAINED,
+}
 
 
 def _open_core(request: Load) -> _Opened:
@@ -222,7 +221,11 @@ def _describe(
         key=key,
         value=value,
         fd=fds.add(one.fd),
+        inner=one.inner,
     )
+    if info.type_name in HEADS:
+        described.iterator_fd = fds.add(load_storage_iterator(one.fd, info))
+        return described
     if info.type_name in DRAINED:
         prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
         described.event_type = _event_type(one, request)

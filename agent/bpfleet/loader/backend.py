@@ -32,12 +32,16 @@ class CompiledMap:
     value: Layout | None
     sizes: tuple[int, int] = (0, 0)
     """Bytes of a key and of a value, where no layout tells."""
+    inner: tuple[int, int] | None = None
+    """Of a map of maps, whose `key` is the outer key and the inner one and whose `value` is the inner maps':
+    where in it the inner key begins, and that one's size."""
     kind: str = ""
     """Such as `hash`; empty where the compiler does not say (a section of variables)."""
     events: EventTypes | None = None
     """Of a map that holds records without a type: what the object tells of them."""
-    pops: bool = False
-    """Whether the program itself takes values out of queues or stacks."""
+    own: bool = False
+    """Whether the program seems to keep a map with events for itself: a queue that it takes from too, or a
+    perf event array that nothing is sent to, since counters are read through it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,9 @@ class BccObject:
             value = layout_of(lib.bpf_table_leaf_desc(module, name).decode(), info.value_size)
             kind = info.type_name
             events = EventTypes(lambda name: None, known=self._submitted(name)) if kind in RINGS else None
-            pops = f"{name.decode()}.pop(" in self._text
-            made.append(CompiledMap(name.decode(), fd, key, value, kind=kind, events=events, pops=pops))
+            own = kind in ("queue", "stack") and f"{name.decode()}.pop(" in self._text
+            own = own or (kind == "perf_event_array" and f"{name.decode()}.perf_submit" not in self._text)
+            made.append(CompiledMap(name.decode(), fd, key, value, kind=kind, events=events, own=own))
         return made
 
     def _submitted(self, table: bytes) -> Layout | None:

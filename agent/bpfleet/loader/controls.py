@@ -9,25 +9,27 @@ from bpfleet import kernel
 from bpfleet.errors import ConfigError
 from bpfleet.layout import Layout, Leaf
 from bpfleet.loader.backend import CompiledMap
-from bpfleet.loader.entries import SETTABLE, types_of
+from bpfleet.loader.entries import SETTABLE, seed, types_of
 from bpfleet.loader.knobs import is_data
 from bpfleet.loader.schema_check import FAILED_INSERTS
 from bpfleet.protocol import Load, LoadedControl
 
-__all__ = ["controls"]
+__all__ = ["tell"]
 
 
-def controls(
+def tell(
     request: Load,
     compiled: Mapping[str, CompiledMap],
     layouts: Mapping[str, tuple[Layout, Layout]],
     knobs: frozenset[str],
     add: Callable[[int], int],
 ) -> tuple[LoadedControl, ...]:
-    """Sections of variables and control maps; `add` numbers their fds.
+    """Put the entries that the collector wants into their maps; returns what can be told later: sections of
+    variables and control maps. `add` numbers their fds.
 
     Raises ConfigError for a control map that is not there or takes no entries.
     """
+    seed(request.collector, request.entries, compiled, layouts)
     found = tuple(_found(request, compiled, layouts, knobs))
     for one in found:
         one.fd = add(one.fd)

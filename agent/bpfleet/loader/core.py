@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bpfleet import bpf_object
+from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
+from bpfleet.layout import nested, sized
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
@@ -16,14 +18,18 @@ from bpfleet.loader.knobs import write_data, write_knobs
 from bpfleet.loader.ladders import Rung, TakenRung, Trial, loaded_ladder, none_of, rungs_of, take
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import Links, refused
+from bpfleet.loader.local_storage import HEADS
 from bpfleet.loader.logs import telling_lines
+from bpfleet.loader.struct_ops import ask_for_links, attach_struct_ops
 from bpfleet.loader.uprobes import as_plain_uprobe
 from bpfleet.protocol import Load, LoadedLadder
 from bpfleet.spec import Attach
 
 __all__ = ["CoreObject", "open_core"]
 
+# Numbers of the kernel's helpers.
 _POP = 88  # bpf_map_pop_elem
+_PERF_OUTPUTS = (25, 111, 121)  # bpf_perf_event_output, bpf_skb_output, bpf_xdp_output
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -42,6 +48,7 @@ class CoreObject:
         self._object = self._open()
         self._rungs = rungs_of(request.ladders)
         self._taken: list[TakenRung] = []
+        self._in_place = False
         self._attached: list[AttachedProgram] = []
 
     def _open(self) -> Object:
@@ -57,6 +64,7 @@ class CoreObject:
                 ) from None
         write_knobs(opened, self._path, self._request.knobs)
         write_data(opened, self._path, self._request.data)
+        ask_for_links(opened)
         return opened
 
     @property
@@ -73,6 +81,7 @@ class CoreObject:
 
         Raises VerifierError with the log's telling lines."""
         self._refuse_unknown_programs()
+        self._refuse_replacements()
         trial = Trial(self._open, self._load_rung, self._links if self._request.attach_programs else None)
         self._taken = [take(name, rungs, trial) for name, rungs in self._rungs.items()]
         for taken in self._taken:
@@ -120,10 +129,29 @@ class CoreObject:
     def _described(self, one: MapHandle, fd: int) -> CompiledMap:
         defined = self._types.maps.get(one.name)
         kind = defined.type_name if defined else ""
-        events = event_types(self._types, one.name)
-        return CompiledMap(
-            one.name, fd, *self._types.layouts_of(one.name), one.sizes, kind, events, self._types.calls(_POP)
+        key, value = self._types.layouts_of(one.name)
+        made = CompiledMap(
+            one.name,
+            fd,
+            HEADS.get(kind, key),
+            value,
+            one.sizes,
+            kind=kind,
+            events=event_types(self._types, one.name),
+            own=self._is_own(kind),
         )
+        if defined is None or defined.inner is None:
+            return made
+        inner_key, inner_value = self._types.layouts_of(defined.inner.name)
+        inner_key = inner_key or sized(defined.inner.key_size)
+        both, at = nested(key or sized(one.sizes[0]), inner_key)
+        inner_value = inner_value or sized(defined.inner.value_size)
+        return replace(made, key=both, value=inner_value, inner=(at, inner_key.size))
+
+    def _is_own(self, kind: str) -> bool:
+        if kind == "perf_event_array":
+            return not any(map(self._types.calls, _PERF_OUTPUTS))
+        return kind in ("queue", "stack") and self._types.calls(_POP)
 
     def attach(self, wanted: Sequence[Attach]) -> Sequence[AttachedProgram]:
         """Programs named in `wanted` go where it says, all others where their section's name says."""
@@ -172,9 +200,24 @@ class CoreObject:
                         remedy=f"its programs are {', '.join(there)}",
                     )
 
+    def _refuse_replacements(self) -> None:
+        for program in self._object.programs():
+            if attach_point(program.section).kind == "freplace" and program.autoload:
+                raise AttachError(
+                    f"program {program.name!r} replaces a function of a program that is loaded, and nothing "
+                    "says of which",
+                    where=f"{program.section} of {self._path}",
+                    remedy=f'write SEC("?{program.section}"), so that other loaders can use it and this one '
+                    "leaves it out",
+                )
+
     def _links(self, program: ProgramHandle, places: Sequence[Attach]) -> Links:
         """Attach in a trial."""
+        if program.section.lstrip("?").startswith("struct_ops"):
+            return ()  # to be loaded is what can be refused of it
         made, error = self._attach(program, places or self._places(program.name, (), self._listed()))
+        if made.error and error is None:
+            error = refused(program, program.section, _SAY_WHERE, reason="nothing says where to")
         if error is not None:
             raise error
         return made.links
@@ -193,11 +236,14 @@ class CoreObject:
                 nowhere, error=f"program {program.name!r} ({section}): nothing says where to"
             ), None
         try:
-            links = (
-                tuple(fd for place in places for fd in attach_program(program, place))
-                if places
-                else attach_by_section(program)
-            )
+            if section.startswith("struct_ops"):
+                # The first function stands for all of the object.
+                links = () if self._in_place else attach_struct_ops(self._object, program)
+                self._in_place = True
+            elif places:
+                links = tuple(fd for place in places for fd in attach_program(program, place))
+            else:
+                links = attach_by_section(program)
         except AttachError as error:
             return replace(nowhere, error=str(error)), error
         return replace(

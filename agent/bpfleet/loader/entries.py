@@ -7,9 +7,8 @@ from typing import Any
 
 from bpfleet import kernel, map_entries
 from bpfleet.errors import ConfigError, LoadError
-from bpfleet.layout import Layout
+from bpfleet.layout import Layout, sized
 from bpfleet.loader.backend import CompiledMap
-from bpfleet.loader.schema_check import by_size
 from bpfleet.packing import pack
 
 __all__ = ["SETTABLE", "seed", "types_of"]
@@ -74,4 +73,4 @@ def types_of(one: CompiledMap, layouts: Mapping[str, tuple[Layout, Layout]]) -> 
     if one.name in layouts:
         return layouts[one.name]
     info = kernel.map_info(one.fd)
-    return one.key or by_size(info.key_size), one.value or by_size(info.value_size)
+    return one.key or sized(info.key_size), one.value or sized(info.value_size)

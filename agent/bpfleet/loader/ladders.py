@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bpfleet.errors import AttachError, BpfleetError
+from bpfleet.errors import AttachError, BpfleetError, VerifierError
 from bpfleet.loader.backend import AttachedProgram
 from bpfleet.loader.libbpf import Object, ProgramHandle
 from bpfleet.loader.linking import Links
@@ -116,6 +116,12 @@ def _words(rung: Rung) -> str:
 
 
 def _reason(error: BpfleetError) -> str:
-    """One line: what was refused and, where a log tells more, the last line that does."""
-    lines = [line.strip() for line in error.log.splitlines() if "failed to load" not in line]
-    return f"{error.what} ({lines[-1]})" if lines else error.what
+    """One line: what was refused and the line of a log that tells most.
+
+    That is the verifier's last; libbpf says first what is wrong, and then what it therefore gives up.
+    """
+    lines = error.log.splitlines()
+    if not lines:
+        return error.what
+    line = lines[-1] if isinstance(error, VerifierError) else lines[0]
+    return f"{error.what} ({line.strip().removeprefix('libbpf: ')})"

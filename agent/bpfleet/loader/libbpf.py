@@ -28,6 +28,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_object__next_program": (_pointer, _pointer, _pointer),
     "bpf_map__name": (_text, _pointer),
     "bpf_map__fd": (_int, _pointer),
+    "bpf_map__type": (_int, _pointer),
+    "bpf_map__map_flags": (ctypes.c_uint32, _pointer),
     "bpf_map__is_internal": (ctypes.c_bool, _pointer),
     "bpf_map__initial_value": (_pointer, _pointer, ctypes.POINTER(_size)),
     "bpf_map__key_size": (ctypes.c_uint32, _pointer),
@@ -36,13 +38,16 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_map__set_key_size": (_int, _pointer, ctypes.c_uint32),
     "bpf_map__set_value_size": (_int, _pointer, ctypes.c_uint32),
     "bpf_map__set_max_entries": (_int, _pointer, ctypes.c_uint32),
+    "bpf_map__set_map_flags": (_int, _pointer, ctypes.c_uint32),
     "bpf_map__reuse_fd": (_int, _pointer, _int),
+    "bpf_map__attach_struct_ops": (_pointer, _pointer),
     "bpf_program__name": (_text, _pointer),
     "bpf_program__section_name": (_text, _pointer),
     "bpf_program__fd": (_int, _pointer),
     "bpf_program__set_type": (_int, _pointer, _int),
     "bpf_program__set_expected_attach_type": (_int, _pointer, _int),
     "bpf_program__attach": (_pointer, _pointer),
+    "bpf_program__attach_iter": (_pointer, _pointer, _pointer),
     "bpf_program__attach_tracepoint": (_pointer, _pointer, _text, _text),
     "bpf_program__attach_raw_tracepoint": (_pointer, _pointer, _text),
     "bpf_program__attach_kprobe_opts": (_pointer, _pointer, _text, _pointer),
@@ -52,6 +57,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_program__attach_xdp": (_pointer, _pointer, _int),
     "bpf_program__attach_cgroup": (_pointer, _pointer, _int),
     "bpf_program__set_attach_target": (_int, _pointer, _int, _text),
+    "bpf_program__autoload": (ctypes.c_bool, _pointer),
     "bpf_program__set_autoload": (_int, _pointer, ctypes.c_bool),
     "bpf_link__fd": (_int, _pointer),
 }
@@ -121,6 +127,18 @@ class MapHandle:
         return fd
 
     @property
+    def type(self) -> int:
+        """The kernel's `enum bpf_map_type`."""
+        kind: int = library().bpf_map__type(self.handle)
+        return kind
+
+    @property
+    def flags(self) -> int:
+        """`BPF_F_…` that it is made with."""
+        flags: int = library().bpf_map__map_flags(self.handle)
+        return flags
+
+    @property
     def sizes(self) -> tuple[int, int]:
         """Bytes of a key and of a value."""
         return library().bpf_map__key_size(self.handle), library().bpf_map__value_size(self.handle)
@@ -134,7 +152,7 @@ class MapHandle:
         return memoryview((ctypes.c_char * size.value).from_address(address)).cast("B")
 
     def set(self, **sizes: int) -> None:
-        """Set type, key_size, value_size, max_entries or reuse_fd before load."""
+        """Set type, key_size, value_size, max_entries, map_flags or reuse_fd before load."""
         for what, number in sizes.items():
             function = getattr(library(), f"bpf_map__{'' if what == 'reuse_fd' else 'set_'}{what}")
             result = function(self.handle, number)
@@ -155,6 +173,12 @@ class ProgramHandle:
         """The program's fd once the object is loaded; negative for one that was not loaded."""
         fd: int = library().bpf_program__fd(self.handle)
         return fd
+
+    @property
+    def autoload(self) -> bool:
+        """Whether it is brought into the kernel with the object."""
+        wanted: bool = library().bpf_program__autoload(self.handle)
+        return wanted
 
     def set_autoload(self, wanted: bool) -> None:
         """Before load: whether the program is brought into the kernel with the object."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bpfleet.errors import AttachError
 from bpfleet.loader.attach_perf import attach_on_cpu
@@ -18,7 +19,7 @@ from bpfleet.loader.linking import Links
 from bpfleet.loader.perf_events import online_cpus
 from bpfleet.loader.symbols import library_path, mapped_files
 from bpfleet.loader.uprobes import UPROBE_KINDS, attach_in
-from bpfleet.protocol import Rescan, Rescanned
+from bpfleet.protocol import Rescan, Rescanned, typed
 from bpfleet.spec import Attach
 
 __all__ = ["Found", "attach_new", "known_at_load", "rescan"]
@@ -74,8 +75,9 @@ def attach_new(places: Sequence[Attach], programs: Mapping[str, int], known: Col
     return found
 
 
-def rescan(request: Rescan, received: Sequence[int], add: Callable[[int], int]) -> Rescanned:
-    """Do what a request says with the fds that came with it; `add` numbers those that go back."""
+def rescan(message: dict[str, Any], received: Sequence[int], add: Callable[[int], int]) -> Rescanned:
+    """Do what a `Rescan` says with the fds that came with it; `add` numbers those that go back."""
+    request = typed(message, Rescan)
     programs = {name: received[at] for name, at in request.programs.items()}
     places = [Attach(*place) for place in request.request.attach]
     found = attach_new(places, programs, frozenset(request.known))

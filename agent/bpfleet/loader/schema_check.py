@@ -8,12 +8,12 @@ from difflib import get_close_matches
 
 from bpfleet.errors import SchemaMismatch
 from bpfleet.events import DRAINED, our_columns
-from bpfleet.layout import Layout, Leaf, declared, differences, table
+from bpfleet.layout import Layout, Leaf, declared, differences, sized, table
 from bpfleet.loader.backend import CompiledMap
 from bpfleet.loader.event_layouts import declared_events, drained_layouts, refuse_growing
 from bpfleet.schema import FieldWords, Fold, Map, MapWords, Meaning
 
-__all__ = ["FAILED_INSERTS", "by_size", "check_schema", "derived_maps"]
+__all__ = ["FAILED_INSERTS", "check_schema", "derived_maps"]
 
 FAILED_INSERTS = "_failed_inserts"
 """A u64 global (or, in BCC's dialect, an array of one u64) of this ending counts the refused
@@ -41,13 +41,13 @@ def derived_maps(
         if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
             continue
         said = words.get(name) or MapWords()
+        if one.own and name not in words:
+            continue
         if one.events is not None:
             found[name] = drained_layouts(f"{collector}, map {name!r}", one, said)
             continue
-        if one.kind in DRAINED and one.pops and name not in words:
-            continue  # the program's own: it takes values out itself
-        key = one.key or by_size(one.sizes[0])
-        value = one.value or by_size(one.sizes[1])
+        key = one.key or sized(one.sizes[0])
+        value = one.value or sized(one.sizes[1])
         leaves = tuple(_summed(leaf) for leaf in value.leaves if not _is_not_read(name, leaf.name))
         if leaves and one.kind in DRAINED:
             found[name] = our_columns(one.kind, raw=False), Layout(value.size, leaves)
@@ -111,14 +111,6 @@ def _nothing_of(where: str, what: str, name: str, known: Iterable[str]) -> Schem
         where=f"words for collector {where}",
         remedy=(f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(known) or 'none'}",
     )
-
-
-def by_size(size: int) -> Layout:
-    """A number where it may be one, else bytes; nothing for nothing."""
-    if not size:
-        return Layout(0, ())
-    number = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}.get(size)
-    return Layout(size, (Leaf("", 0, number) if number else Leaf("", 0, "bytes", size),))
 
 
 def _check(collector: str, spec: Map, compiled: Mapping[str, CompiledMap]) -> tuple[Layout, Layout]:

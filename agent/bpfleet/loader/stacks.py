@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from bpfleet import kernel
@@ -14,10 +14,11 @@ from bpfleet.loader.backend import CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.libbpf import Log, Object, library
 from bpfleet.loader.logs import telling_lines
+from bpfleet.protocol import LoadedSymbols
 from bpfleet.schema import Meaning
 from bpfleet_bpf import MAPPINGS
 
-__all__ = ["SymbolFds", "named_stack_maps", "open_symbols", "raw_layouts"]
+__all__ = ["named_stack_maps", "open_symbols", "raw_layouts"]
 
 _BUILD_IDS = 1 << 5  # BPF_F_STACK_BUILD_ID
 _KALLSYMS = Path("/proc/kallsyms")
@@ -62,25 +63,15 @@ def _holds_stacks(one: CompiledMap) -> bool:
     return kernel.map_info(one.fd).type_name == "stack_trace"
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolFds:
-    """Fds to learn names by; None where this kernel has none, and `refused` says why."""
+def open_symbols(add: Callable[[int], int]) -> LoadedSymbols:
+    """Open, as root, what names are learned by; `add` takes an fd to be sent and gives its index.
 
-    kernel: int | None
-    """Of /proc/kallsyms: what it shows is decided by who opens it."""
-    mappings: int | None
-    """The link of the iterator over executable mappings."""
-    wanted: int | None
-    """The map of the processes that it is to tell of."""
-    refused: str
-
-
-def open_symbols() -> SymbolFds:
-    """Open them, as root; a kernel that lacks one costs names only."""
+    A kernel that lacks one costs names only."""
+    found = LoadedSymbols(kernel_fd=None, mappings_fd=None, wanted_fd=None, refused="")
     refused = []
-    names = link = wanted = None
     try:
-        names = os.open(_KALLSYMS, os.O_RDONLY | os.O_CLOEXEC)
+        # What it shows is decided by who opens it.
+        found.kernel_fd = add(os.open(_KALLSYMS, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         refused.append(f"{_KALLSYMS}: {error.strerror}")
     log = Log()
@@ -91,13 +82,13 @@ def open_symbols() -> SymbolFds:
             attached = library().bpf_program__attach(next(iter(program.programs())).handle)
             if not attached:
                 raise OSError(0, "it can't be attached")
-        link = os.dup(library().bpf_link__fd(attached))
-        wanted = os.dup(program.map("wanted").fd)
+        found.mappings_fd = add(os.dup(library().bpf_link__fd(attached)))
+        found.wanted_fd = add(os.dup(program.map("wanted").fd))
     except OSError as error:
-        refused.append(
-            f"the program that tells processes' mappings: {error.strerror} {telling_lines(log.text)}".strip()
-        )
-    return SymbolFds(names, link, wanted, "; ".join(refused))
+        told = f"{error.strerror} {telling_lines(log.text)}".strip()
+        refused.append(f"the program that tells processes' mappings: {told}")
+    found.refused = "; ".join(refused)
+    return found
 
 
 def raw_layouts(info: kernel.MapInfo, key: Layout, value: Layout) -> tuple[Layout, Layout]:

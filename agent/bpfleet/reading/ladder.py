@@ -76,6 +76,11 @@ class MapReader:
         return self._best.method
 
     @property
+    def max_entries(self) -> int:
+        """Entries that the map has room for."""
+        return self.info.max_entries
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of the buffers that reading this map costs."""
         return sum(part.memory_bytes for part in (self._walk, self._batch) if part)

@@ -22,6 +22,7 @@ from bpfleet.ipc import ChannelClosed, close_all
 from bpfleet.kernel import boottime_ns
 from bpfleet.supervisor.control_socket import ControlSocket
 from bpfleet.supervisor.holdings import Holdings
+from bpfleet.supervisor.inner_maps import open_inner
 from bpfleet.supervisor.launch import Child, ending, start_worker
 from bpfleet.supervisor.loading import Job, Loaders, failed
 from bpfleet.supervisor.privileges import require_capabilities, worker_user
@@ -66,8 +67,7 @@ class Supervisor:
         os.truncate(self.ledger, LEDGER_BYTES)
         self.worker: Child | None = None
         self.sealed = self.stopping = self.reloading = False
-        # Until the first worker since a reload has sealed: it undoes what was changed by hand.
-        self.reloaded = False
+        self.reloaded = False  # until the first worker since a reload has sealed: it undoes changes by hand
         self.kill_at = float("inf")
         self.start_at = 0.0
         self.pause = 0.0
@@ -205,6 +205,10 @@ class Supervisor:
             self._load(message)
         elif operation == "changed":
             self.holdings.keep_changes(message["collector"], message["changes"])
+        elif operation == "inner":
+            answer, fds = open_inner(self.holdings, message)
+            self._send(answer, fds)
+            close_all(fds)
         elif operation == "grow":
             message = {"op": "grow", **{key: message[key] for key in ("collector", "map", "rows")}}
             self.loaders.ask(message)

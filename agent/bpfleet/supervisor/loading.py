@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpfleet.errors import BpfleetError, LoadError
-from bpfleet.ipc import ChannelClosed
+from bpfleet.ipc import ChannelClosed, close_all
 from bpfleet.kernel import boottime_ns
 from bpfleet.supervisor.holdings import Holdings
 from bpfleet.supervisor.launch import Child, ending, start_loader
@@ -37,6 +37,14 @@ class Job:
 def failed(request: Message, error: BpfleetError) -> Message:
     """The answer to a request that could not be done."""
     return {"op": "failed", "collector": request["collector"], "error": error.to_plain()}
+
+
+def _no_rings(collector: str, error: OSError) -> LoadError:
+    return LoadError(
+        f"its perf rings can't be mapped: {error.strerror}",
+        where=f"collector {collector!r}",
+        remedy="a smaller perf_buffer for this collector",
+    )
 
 
 class Loaders:
@@ -109,7 +117,11 @@ class Loaders:
         name = job.request["collector"]
         if answer.get("op") == "loaded":
             answer["generation"] = boottime_ns()
-            self._holdings.take(job.request, answer, fds)
+            try:
+                self._holdings.take(job.request, answer, fds)
+            except OSError as error:
+                close_all(fds)
+                answer, fds = failed(job.request, _no_rings(name, error)), []
             # A loader with perf rings ends only when we have them; another one has gone.
             with suppress(ChannelClosed):
                 job.child.channel.send({"op": "held"})

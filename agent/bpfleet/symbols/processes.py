@@ -69,7 +69,7 @@ class Processes:
         try:
             for key in keys:
                 kernel.update(self._wanted, ctypes.addressof(key), ctypes.addressof(key))
-            data = kernel.read_iterator(self._link, _MOST_BYTES)
+            data, _ = kernel.read_iterator(self._link, _MOST_BYTES)
         finally:
             for key in keys:
                 with suppress(FileNotFoundError):  # of one that there was no room for

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfleet.config import Config, parse
+from bpfleet.draining.drainer import Drainer
 from bpfleet.errors import BpfleetError, ConfigError, ReadError
 from bpfleet.identity import origin as identity
 from bpfleet.ipc import Channel, ChannelClosed
@@ -28,6 +29,7 @@ from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.control_socket import ControlSocket
 from bpfleet.worker.delivery import Delivery
 from bpfleet.worker.early_drains import EarlyDrains
+from bpfleet.worker.inner_maps import InnerMapOpener
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.requests import Requests
 from bpfleet.worker.startup import Startup, Stopped
@@ -62,6 +64,7 @@ class Worker:
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
         self.collectors: list[RunningCollector] = startup.collectors()
+        InnerMapOpener(channel, self._take).serve(self.collectors)
         if not self.tracing:
             self._tell_of_idleness()
 
@@ -71,6 +74,7 @@ class Worker:
             self._send_status()
         if self.collectors or not (self.once or self.tracing):
             self._loop()
+            self._last_events()
         left = self._drain()
         if not (self.once or self.tracing):
             return 0
@@ -162,6 +166,12 @@ class Worker:
             self.changed.set()
         self._ask_for_room(one)
 
+    def _last_events(self) -> None:
+        """What was taken out of a map since its last snapshot would be lost with us."""
+        for one in self.collectors:
+            if not self.once and any(isinstance(each.reader, Drainer) for each in one.maps):
+                self._tick(one)
+
     def _ask_for_room(self, one: RunningCollector) -> None:
         """Larger row buffers are made by a loader; meanwhile the map is read in batches."""
         for running in one.maps:
@@ -176,26 +186,22 @@ class Worker:
             message, fds = self.channel.receive()
         except ChannelClosed:
             return False
+        self._take(message, fds)
+        return True
+
+    def _take(self, message: dict[str, Any], fds: list[int]) -> None:
         if message["op"] == "failed":
             log.error("%s", BpfleetError.from_plain(message["error"]))
-        if message["op"] == "attached":
-            self._attached(message)
         for one in self.collectors:
+            if message["op"] == "attached" and one.name == message["collector"]:
+                one.now_attached(message["attached"])
+                for error in message["errors"]:
+                    log.warning("collector %r: %s", one.name, error)
+                self.changed.set()
             if message["op"] == "grown" and one.name == message["collector"]:
                 program, rows, counters = fds
                 one.fds += fds
                 one.use_larger_buffer(message["map"], WalkFds(program, rows, counters, message["capacity"]))
-        return True
-
-    def _attached(self, message: dict[str, Any]) -> None:
-        """A program is in more places, or in fewer."""
-        for error in message["errors"]:
-            log.warning("collector %r: %s", message["collector"], error)
-        for one in self.collectors:
-            if one.name == message["collector"]:
-                for program in one.programs:
-                    program["attached"] = message["attached"].get(program["name"], program["attached"])
-                self.changed.set()
 
     def _send_status(self) -> None:
         seq = self.ledger.next_seq

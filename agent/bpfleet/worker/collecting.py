@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import msgspec
-import numpy as np
 
 from bpfleet.draining.drainer import Drainer
 from bpfleet.draining.opening import open_drainer
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
+from bpfleet.layout import unnested
 from bpfleet.plugins import State
 from bpfleet.protocol import Change, Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
 from bpfleet.reading.columns import Read
+from bpfleet.reading.inner_maps import InnerMaps
+from bpfleet.reading.iterated import IteratedMap
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Attach, Collector, Entries, Rung
+from bpfleet.spec import Attach, Collector, Rung
 from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
+from bpfleet.worker.asked import asked
 from bpfleet.worker.controls import Controls
 from bpfleet.worker.counters import Counter
 from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, running_stacks
 from bpfleet.worker.stacks import STACK
 
 __all__ = ["Cost", "RunningCollector", "RunningMap", "load_request"]
+
+
+Reader = MapReader | InnerMaps | IteratedMap | Drainer
 
 
 @dataclass
@@ -53,7 +55,7 @@ class RunningMap:
     """One map of a running collector."""
 
     name: str
-    reader: MapReader | Drainer
+    reader: Reader
     schema: Schema
     schema_frame: Frame
     failed_inserts: Counter | None
@@ -70,7 +72,7 @@ class RunningMap:
             stacks, named = self.stacks.table(read)
             yield stacks
             read = replace(read, columns=[*read.columns, named])
-        yield Table(self.schema, self.schema_frame, read, self.reader.info.max_entries, losses)
+        yield Table(self.schema, self.schema_frame, read, self.reader.max_entries, losses)
 
     def losses(self, read: Read) -> dict[str, int]:
         """Losses by reason: inserts that the kernel refused (cumulative), rows this read had no room for."""
@@ -154,6 +156,11 @@ class RunningCollector:
                 one.reader.use_walker(walk)
                 one.growing = False
 
+    def now_attached(self, programs: Mapping[str, str]) -> None:
+        """Some of its programs are in more places than before, or in fewer."""
+        for one in self.programs:
+            one["attached"] = programs.get(one["name"], one["attached"])
+
     def close(self) -> None:
         """Let go of our copies of the fds; the supervisor's keep the programs attached."""
         close_all(self.fds)
@@ -172,19 +179,33 @@ def _running_map(
     naming: Naming,
     fds: list[int],
 ) -> RunningMap:
-    walk = None
-    if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
-        walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
+    reader = _reader(settings, one, fds)
+    columns = columns_of(one.key.columns(), one.value.columns())
+    stacks = running_stacks(spec, one, loaded, naming, fds)
+    if stacks is not None:
+        columns = (*columns, STACK)
+    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
     counter = None
     if one.failed_inserts_fd is not None:
         counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
-    columns = columns_of(one.key.columns(), one.value.columns())
-    schema = Schema(spec.name, spec.version, one.name, one.help, columns)
+    return RunningMap(
+        one.name, reader, schema, encode_schema(schema), counter, stacks, event_type=one.event_type
+    )
+
+
+def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> Reader:
     if one.book_fd is not None:
-        drainer = open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counter is not None)
-        return RunningMap(
-            one.name, drainer, schema, encode_schema(schema), counter, event_type=one.event_type
-        )
+        counted = one.failed_inserts_fd is not None
+        return open_drainer(one, fds, most_bytes=settings.row_buffer, counted=counted)
+    if one.iterator_fd is not None:
+        link = fds[one.iterator_fd]
+        return IteratedMap(fds[one.fd], link, one.key, one.value, most_bytes=settings.row_buffer)
+    if one.inner is not None:
+        outer, key = unnested(one.key, one.inner[0], one.key_size, one.inner[1])
+        return InnerMaps(fds[one.fd], outer, key, one.value, most_bytes=settings.row_buffer)
+    walk = None
+    if one.walk_fd is not None and one.rows_fd is not None and one.state_fd is not None:
+        walk = WalkFds(fds[one.walk_fd], fds[one.rows_fd], fds[one.state_fd], one.rows_capacity)
     reader = MapReader(
         fds[one.fd],
         one.key,
@@ -196,10 +217,7 @@ def _running_map(
     )
     if one.walk_refused and "walk" in reader.why_not:
         reader.why_not["walk"] = one.walk_refused
-    stacks = running_stacks(spec, one, loaded, naming, fds)
-    if stacks is not None:
-        schema = Schema(spec.name, spec.version, one.name, one.help, (*columns, STACK))
-    return RunningMap(one.name, reader, schema, encode_schema(schema), counter, stacks)
+    return reader
 
 
 def load_request(
@@ -228,9 +246,9 @@ def load_request(
         attach=tuple(map(_place, spec.attach)),
         ladders=_ladders(spec),
         attach_all=spec.attach_all,
-        knobs=_asked(spec, "knobs", settings),
-        data=_asked(spec, "data", settings),
-        entries=_asked(spec, "entries", settings),
+        knobs=asked(spec, "knobs", settings),
+        data=asked(spec, "data", settings),
+        entries=asked(spec, "entries", settings),
         cflags=spec.program.cflags,
         before_snapshot=spec.before_snapshot,
         row_buffer=int(settings.row_buffer),
@@ -260,36 +278,3 @@ def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:
 def _rung(rung: Rung) -> tuple[Place, ...]:
     programs = [rung] if isinstance(rung, str | Attach) else rung
     return tuple(_place(Attach(one, "", "") if isinstance(one, str) else one) for one in programs)
-
-
-def _asked(spec: Collector, what: str, settings: Any) -> dict[str, Any]:
-    """What the spec makes of the settings for `knobs`, `data` or `entries`, as plain data."""
-    make = getattr(spec, what)
-    if make is None:
-        return {}
-    try:
-        made = {str(name): value for name, value in make(settings).items()}
-        if what == "entries":
-            made = {name: _pairs(there) for name, there in made.items()}
-        return {
-            name: msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_number)
-            for name, value in made.items()
-        }
-    except BpfleetError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the plugin's `{what}` raised {type(error).__name__}: {error}",
-            where=f"collector {spec.name!r}",
-            remedy="mend the plugin, or change the settings it chokes on",
-        ) from None
-
-
-def _number(value: Any) -> int | float:
-    """Numbers of kinds of their own: durations, sizes, numpy's."""
-    return float(value) if isinstance(value, (float, np.floating)) else operator.index(value)
-
-
-def _pairs(entries: Entries) -> tuple[tuple[Any, Any], ...]:
-    pairs = entries.items() if isinstance(entries, Mapping) else entries
-    return tuple((key, value) for key, value in pairs)

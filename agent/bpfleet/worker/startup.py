@@ -74,9 +74,25 @@ class Startup:
         """The specs of every enabled collector; nothing is loaded."""
         return [spec for spec, _ in self._specs()]
 
-    def sink_types(self) -> list[tuple[str, SinkType]]:
-        """(name, type) of every enabled sink; nothing is opened."""
-        return [(name, kind) for name, kind, _ in self._sinks()]
+    def sink_types(self, *, look: bool) -> list[tuple[str, SinkType, list[BpfleetError]]]:
+        """(name, type, what is wrong) of every enabled sink; nothing is opened.
+
+        With `look` the types' own checks are asked, which must be as the user that sinks run as.
+        """
+        return [
+            (name, kind, self._problems(name, kind, settings) if look else [])
+            for name, kind, settings in self._sinks()
+        ]
+
+    def _problems(self, name: str, kind: SinkType, settings: SinkSettings) -> list[BpfleetError]:
+        if kind.check is None:
+            return []
+        context = SinkContext(name=name, state=self.state, agent="", host="", user=self.user)
+        try:
+            return list(kind.check(settings, context))
+        except Exception as error:
+            raised = f"the sink's check raised {type(error).__name__}: {error}"
+            return [PluginError(raised, where=f"sink {name!r}", remedy="mend the plugin")]
 
     def sinks(self, origin: Origin, ledger: Ledger, changed: Any) -> list[Delivery]:
         """A queue and a thread for every enabled sink."""

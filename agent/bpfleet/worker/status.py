@@ -118,7 +118,7 @@ def _map(one: RunningMap) -> dict[str, Any]:
         "why_not": one.reader.why_not,
         "rows": one.cost.rows,
         "entries": one.cost.entries,
-        "max_entries": one.reader.info.max_entries,
+        "max_entries": one.reader.max_entries,
         "reads": one.cost.reads,
         "read_ns": one.cost.read_ns,
         "bytes": one.cost.bytes,

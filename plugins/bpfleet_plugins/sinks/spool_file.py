@@ -16,11 +16,11 @@ from pathlib import Path
 
 from bpfleet_plugins.sinks.spool_place import Damaged, check_place, set_aside, take_lock, unusable
 
-__all__ = ["NoRoom", "SpoolFile"]
+__all__ = ["APPLICATION", "VERSION", "NoRoom", "SpoolFile"]
 
 log = logging.getLogger("bpfleet.sink.zmq")
 
-_APPLICATION, _VERSION = 0x62706673, 1
+APPLICATION, VERSION = 0x62706673, 1
 
 _TABLES = """
 CREATE TABLE meta (id TEXT NOT NULL, reserved INTEGER NOT NULL);
@@ -231,10 +231,10 @@ class SpoolFile:
             if self.fresh:
                 db.execute("PRAGMA page_size = 4096")
                 db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            elif self._pragma("application_id") != _APPLICATION:
+            elif self._pragma("application_id") != APPLICATION:
                 raise Damaged("it is no spool")
-            elif self._pragma("user_version") != _VERSION:
-                raise Damaged(f"it is of version {self._pragma('user_version')}, this agent's is {_VERSION}")
+            elif self._pragma("user_version") != VERSION:
+                raise Damaged(f"it is of version {self._pragma('user_version')}, this agent's is {VERSION}")
             db.execute("PRAGMA journal_mode = WAL").fetchall()
         if self.fresh:
             self._make()
@@ -244,8 +244,8 @@ class SpoolFile:
             for statement in _TABLES.split(";"):
                 db.execute(statement)
             db.execute("INSERT INTO meta VALUES (?, 1)", (uuid.uuid4().hex,))
-            db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            db.execute(f"PRAGMA user_version = {_VERSION}")
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
         self.checkpoint()
 
     def _pragma(self, name: str) -> int:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import zmq
-
-from bpfleet import ConfigError, Frame, SinkContext, SinkError, SinkType, hookimpl
-from bpfleet.keys import KeyPair, read_pair
+from bpfleet import Frame, SinkContext, SinkError, SinkType, hookimpl
 from bpfleet.wire import compress
 from bpfleet_plugins.sinks.dead_letters import DeadLetters
 from bpfleet_plugins.sinks.spool import Spool
+from bpfleet_plugins.sinks.zmq_check import own_pair, problems, spool_path
 from bpfleet_plugins.sinks.zmq_sender import Sender
 from bpfleet_plugins.sinks.zmq_settings import ZmqSettings
 
@@ -30,9 +28,9 @@ class ZmqSink:
 
     def __init__(self, settings: ZmqSettings, context: SinkContext) -> None:
         self._settings, self._context = settings, context
-        pair = self._pair()
+        pair = own_pair(settings, context.state)
         self._spool = Spool(
-            context.state / "spool" / f"{context.name}.sqlite",
+            spool_path(context),
             context.user,
             context.name,
             size=settings.spool_size,
@@ -76,21 +74,6 @@ class ZmqSink:
                 return packed
         return data
 
-    def _pair(self) -> KeyPair | None:
-        """The agent's keys, where any endpoint needs them."""
-        settings = self._settings
-        if not any(settings.server_key_of(one) for one in settings.endpoints):
-            return None
-        path = self._context.state / settings.key
-        pair = read_pair(path)
-        if zmq.curve_public(pair.secret.encode()) != pair.public.encode():
-            raise ConfigError(
-                "the public key in the key file is not that of the secret key",
-                where=str(path),
-                remedy="bpfleet keys new --force makes a new pair",
-            )
-        return pair
-
 
 @hookimpl
 def bpfleet_sinks() -> list[SinkType]:
@@ -101,5 +84,6 @@ def bpfleet_sinks() -> list[SinkType]:
             help="Delivers records to an aggregator over ZeroMQ, each until it is acknowledged.",
             open=ZmqSink,
             settings=ZmqSettings,
+            check=problems,
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 
 from bpfleet.errors import StoreError
 
@@ -87,6 +88,12 @@ def unreachable(error: Exception, *, where: str) -> StoreError:
             f"the server did not answer in time ({error})",
             where=where,
             remedy="what was sent may be in: it is sent again, and stored once; raise `timeout` if it lasts",
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StoreError(
+            f"the server's certificate is not accepted: {error.verify_message}",
+            where=where,
+            remedy="`ca_file` has the certificate of who signed it; `url` a name that it is for",
         )
     words = str(error) or type(error).__name__
     return StoreError(

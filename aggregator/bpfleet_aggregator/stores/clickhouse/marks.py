@@ -9,6 +9,9 @@ the agent sends again what is stored, and it collapses with what is there (see `
 do.
 - An agent that moves to another aggregator is told the mark of that moment. The one that it left may still be
   writing an older batch: rows that come twice are the same rows, and its marks are not above what it wrote.
+- A replica that lags tells an older mark, which is as one that is missing. So nothing waits for it: neither
+  sequential consistency nor quorum inserts one by one are needed for what is stored to be stored once.
+- Over several shards the marks of an agent are on the shard where its rows are.
 """
 
 from __future__ import annotations

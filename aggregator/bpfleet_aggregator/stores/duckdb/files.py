@@ -11,7 +11,17 @@ from pathlib import Path
 
 from bpfleet.errors import StoreError
 
-__all__ = ["Lock", "folder_size", "partition_files", "partition_name", "set_aside", "size_of", "unlink"]
+__all__ = [
+    "Lock",
+    "folder_size",
+    "partition_files",
+    "partition_name",
+    "set_aside",
+    "set_aside_files",
+    "set_log_aside",
+    "size_of",
+    "unlink",
+]
 
 _NAME = re.compile(r"(\d{6,})-\d{8}T\d{6}Z\.duckdb\Z")
 
@@ -99,6 +109,20 @@ def set_aside(path: Path) -> Path:
         if one.exists():
             one.rename(one.with_name(one.name.replace(path.name, aside.name)))
     return aside
+
+
+def set_log_aside(path: Path) -> Path | None:
+    """Rename the log of a partition, which is then as it was before what the log has; its new name."""
+    log, aside = wal(path), wal(path).with_name(f"{wal(path).name}.damaged")
+    if not log.exists() or aside.exists():
+        return None
+    log.rename(aside)
+    return aside
+
+
+def set_aside_files(folder: Path) -> list[Path]:
+    """What was set aside and is still there, oldest first; the logs of those left out."""
+    return sorted(path for path in folder.glob("*.duckdb*.damaged*") if not path.name.endswith(".wal"))
 
 
 def _bytes(path: Path) -> int:

@@ -22,11 +22,13 @@ from bpfleet_aggregator.stores.duckdb.files import (
     partition_files,
     partition_name,
     set_aside,
+    set_aside_files,
+    set_log_aside,
     size_of,
     unlink,
 )
 from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
-from bpfleet_aggregator.stores.duckdb.tables import arrow_table, data_table, ddl
+from bpfleet_aggregator.stores.duckdb.tables import SUMMARIES, arrow_table, data_table, ddl
 from bpfleet_aggregator.stores.relations import Recorded, Relations
 
 __all__ = ["Partition", "Partitions"]
@@ -45,11 +47,18 @@ class Partition:
     tables: set[str] = field(default_factory=set)
     is_empty: bool = True
     """Whether it has no record yet."""
+    for_writing: bool = False
+    """How it is attached."""
 
     @property
     def alias(self) -> str:
         """The database's name in SQL."""
         return f"p{self.number}"
+
+    @property
+    def is_summed_up(self) -> bool:
+        """Whether it has its summary, and so takes no more records."""
+        return SUMMARIES[0] in self.tables
 
 
 class Partitions:
@@ -89,21 +98,41 @@ class Partitions:
             partition = Partition(number, path)
             is_last = number == files[-1][0]
             try:
-                whole = self._attach(partition, for_writing=self._writable and is_last)
+                whole = self._attach_mended(partition, for_writing=self._writable and is_last)
+                if whole and self._writable and not (is_last or partition.is_summed_up):
+                    # Its writer was killed before it had summed it up, or was of an older release.
+                    engine.detach(self._connection, partition.alias)
+                    self._attach(partition, for_writing=True)
             except duckdb.Error as error:
-                self._damaged(partition, error)
+                self._damaged(partition, str(error))
                 continue
             if whole:
                 self.all.append(partition)
-                self.can_go_on = is_last
+                self.can_go_on = is_last and not partition.is_summed_up
                 continue
             engine.detach(self._connection, partition.alias)
             if self._writable:
                 unlink(path)  # begun, and nothing stored in it yet, when its writer was killed
 
+    def _attach_mended(self, partition: Partition, *, for_writing: bool) -> bool:
+        """As `_attach`; a log that can't be used costs only what is in it."""
+        try:
+            return self._attach(partition, for_writing=for_writing)
+        except duckdb.Error as error:
+            engine.detach(self._connection, partition.alias)
+            aside = set_log_aside(partition.path) if self._writable and " WAL " in str(error) else None
+            if aside is None:
+                raise
+            self._note(
+                f"the log of partition {partition.path} is damaged and was set aside as {aside.name}: "
+                f"{_first_line(str(error))}"
+            )
+            return self._attach(partition, for_writing=for_writing)
+
     def _attach(self, partition: Partition, *, for_writing: bool) -> bool:
         """Whether it is one that was finished."""
         engine.attach(self._connection, partition.path, partition.alias, for_writing=for_writing)
+        partition.for_writing = for_writing
         alias = partition.alias
         tables = self._connection.execute(
             "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [alias]
@@ -126,19 +155,24 @@ class Partitions:
             self.relations.restore(Recorded(*row))
         return True
 
-    def _damaged(self, partition: Partition, error: duckdb.Error) -> None:
+    def _damaged(self, partition: Partition, words: str) -> None:
         engine.detach(self._connection, partition.alias)
-        words = str(error).splitlines()[0]
+        what = "left out"
         if self._writable:
-            aside = set_aside(partition.path)
-            self._note(f"partition {partition.path} is damaged and was set aside as {aside.name}: {words}")
-        else:
-            self._note(f"partition {partition.path} is damaged and was left out: {words}")
+            what = f"set aside as {set_aside(partition.path).name}"
+        self._note(f"partition {partition.path} is damaged and was {what}: {_first_line(words)}")
+
+    def set_aside(self, partition: Partition, words: str) -> None:
+        """Go on without it; where it was the current one another is to be begun."""
+        self.can_go_on = self.can_go_on and partition is not self.current
+        self.all.remove(partition)
+        self._damaged(partition, words)
 
     def begin(self, carried: Mapping[str, pa.Table]) -> None:
         """A new file, which begins with all that must outlive the files before: `carried`, by table."""
+        _roll_back(self._connection)
         number = self._next
-        partition = Partition(number, self._folder / partition_name(number), time.time_ns())
+        partition = Partition(number, self._folder / partition_name(number), time.time_ns(), for_writing=True)
         alias = partition.alias
         connection = self._connection
         block_size = self._settings.block_size
@@ -204,6 +238,15 @@ class Partitions:
             old.append(one)
         return old
 
+    def remove_set_aside(self) -> None:
+        """What was set aside goes by the same bounds, and before anything that can be read."""
+        limit = time.time() - self._settings.retention
+        for path in set_aside_files(self._folder):
+            status = path.stat()
+            if status.st_mtime < limit or folder_size(self._folder) > self._settings.size_limit:
+                unlink(path)
+                self._note(f"{path.name} removed: {status.st_size / 1e6:,.1f} MB, by retention or size_limit")
+
     def remove(self, partition: Partition) -> None:
         """Let go of a file and delete it; the disk has the room once the last question about it has ended."""
         self.all.remove(partition)
@@ -218,6 +261,10 @@ class Partitions:
 _IS_EMPTY = (
     "SELECT NOT EXISTS (FROM {p}.snapshots) AND NOT EXISTS (FROM {p}.gaps) AND NOT EXISTS (FROM {p}.statuses)"
 )
+
+
+def _first_line(words: str) -> str:
+    return words.partition("\n")[0]
 
 
 def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:

@@ -7,6 +7,8 @@ agent or host is applied before anything is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bpfleet_aggregator.stores.duckdb.engine import quoted, text
 from bpfleet_aggregator.stores.duckdb.tables import duckdb_type
 from bpfleet_aggregator.stores.relations import Field, Relation
@@ -14,8 +16,12 @@ from bpfleet_aggregator.stores.relations import Field, Relation
 __all__ = ["rate_view"]
 
 
-def rate_view(relation: Relation, data: str) -> str:
-    """The definition of the view; `data` is the view of the relation's rows."""
+def rate_view(relation: Relation, data: str, partitions: Sequence[int]) -> str:
+    """The definition of the view; `data` is the view of the relation's rows, `partitions` are those in it.
+
+    A read before that lies in another partition has been removed: then there is none before.
+    """
+    is_here = f"before >> 32 IN ({', '.join(map(str, partitions))})"
     keys, labels, growing = relation.rate_columns()
     # The names inside are k0…, v0…: no field's name can be in the way.
     key_names = [f"k{index}" for index in range(len(keys))] or ["row"]
@@ -54,7 +60,8 @@ WITH roles AS (
     SELECT {groups}, bool_or(NOT is_now) AS has_old, {", ".join(both)}
     FROM entries GROUP BY {groups} HAVING bool_or(is_now)
 ), reads AS (
-    SELECT snapshot, t1, generation, before, before_t1, before_whole, late
+    SELECT snapshot, t1, generation, before_whole, late,
+           CASE WHEN {is_here} THEN before END AS before, CASE WHEN {is_here} THEN before_t1 END AS before_t1
     FROM store.snapshots WHERE {of_relation}
 ), judged AS (
     SELECT *, (t1::HUGEINT - coalesce(before_t1, generation)::HUGEINT)::DOUBLE / 1e9 AS seconds,

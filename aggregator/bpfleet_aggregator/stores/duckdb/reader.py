@@ -15,6 +15,7 @@ import pyarrow as pa
 from bpfleet.errors import StoreError
 from bpfleet.stores import StoreContext, StoreReader
 from bpfleet_aggregator.stores.duckdb import engine
+from bpfleet_aggregator.stores.duckdb.damage import error_of, find, is_damage, missing
 from bpfleet_aggregator.stores.duckdb.partitions import Partitions
 from bpfleet_aggregator.stores.duckdb.question import Question, refusal
 from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
@@ -38,6 +39,8 @@ def open_reader(settings: DuckdbSettings, context: StoreContext) -> StoreReader:
             where=str(folder),
             remedy="name the folder of one (--store), or a configuration (--config)",
         )
+    for line in missing(folder):
+        context.note(line)
     reader = SocketReader(settings, context)
     if reader.is_there():
         return reader
@@ -120,10 +123,12 @@ class FileReader:
     """Opens the partitions itself, for reading, where no aggregator does."""
 
     def __init__(self, settings: DuckdbSettings, context: StoreContext) -> None:
-        folder = settings.folder(context)
+        self._folder = folder = settings.folder(context)
         self._connection = engine.connect(folder, settings)
         try:
-            partitions = Partitions(self._connection, folder, settings, context.note, writable=False)
+            self._partitions = partitions = Partitions(
+                self._connection, folder, settings, context.note, writable=False
+            )
             partitions.open()
             if not partitions.all:
                 raise StoreError("nothing is stored here yet", where=str(folder))
@@ -155,6 +160,11 @@ class FileReader:
         future = self._worker.submit(do)
         try:
             return future.result()
+        except StoreError as error:
+            if not is_damage(error.what):
+                raise
+            found = self._waited(cursor, lambda: find(self._connection, self._partitions.all))
+            raise error_of(found, error.what, self._folder, writes=False) from None
         except KeyboardInterrupt:
             while not future.done():
                 cursor.interrupt()

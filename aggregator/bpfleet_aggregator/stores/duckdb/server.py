@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from bpfleet.errors import BpfleetError, StoreError
+from bpfleet_aggregator.stores.duckdb.damage import Search, is_damage
 from bpfleet_aggregator.stores.duckdb.question import Question
 from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
 from bpfleet_aggregator.stores.duckdb.wire import SOCKET, AnswerWriter, Request, address, receive_request
@@ -27,7 +28,14 @@ _MOST_WAITING = 64
 class Server:
     """A unix socket in the store's folder; a thread per question, and one that watches it."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path, settings: DuckdbSettings) -> None:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        folder: Path,
+        settings: DuckdbSettings,
+        search: Search,
+    ) -> None:
+        self._search = search
         self._parent = connection.cursor()
         self._parent_lock = threading.Lock()
         self._settings = settings
@@ -60,7 +68,9 @@ class Server:
         self._accepting.join()
         self._socket.close()
         for thread in list(self._threads):
-            thread.join()
+            while thread.is_alive():
+                self._search.interrupt()
+                thread.join(0.1)
         self._parent.close()
 
     def _accept(self) -> None:
@@ -107,8 +117,12 @@ class Server:
             with _Watch(cursor, peer, self._settings.question_timeout, self._is_closing) as watch:
                 try:
                     self._send(Question(cursor, request.sql, request.parameters), peer, writer)
+                    return
                 except StoreError as error:
-                    raise watch.reason or error from None
+                    failure = watch.reason or error
+            if is_damage(failure.what):
+                failure = self._search.error_for(failure.what)
+            raise failure
         finally:
             self._room.release()
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from queue import SimpleQueue
 
 import duckdb
 
 from bpfleet.errors import StoreError
 from bpfleet.stores import Received, StoreContext
 from bpfleet.wire import Gap, Schema, Snapshot
-from bpfleet_aggregator.stores.duckdb import engine
+from bpfleet_aggregator.stores.duckdb import engine, summary
 from bpfleet_aggregator.stores.duckdb.batch import Batch, Placed
+from bpfleet_aggregator.stores.duckdb.damage import Damaged, Search, is_damage
 from bpfleet_aggregator.stores.duckdb.files import Lock
-from bpfleet_aggregator.stores.duckdb.partitions import Partitions
+from bpfleet_aggregator.stores.duckdb.partitions import Partition, Partitions
 from bpfleet_aggregator.stores.duckdb.server import Server
 from bpfleet_aggregator.stores.duckdb.settings import DuckdbSettings
 from bpfleet_aggregator.stores.duckdb.state import Marks, State
@@ -43,9 +45,17 @@ class DuckdbStore:
         self._starts = RowStarts()
         self._is_unsure = False
         self._is_closed = False
+        self._suspects: SimpleQueue[Damaged] = SimpleQueue()
+        """Damaged partitions that questions have met."""
+        self._damaged: dict[int, Damaged] = {}
+        """By number: those still to be set aside."""
         try:
             self._open()
-            self._server = Server(self._connection, self._folder, settings)
+            partitions = self._partitions
+            self._search = Search(
+                self._connection, self._folder, lambda: list(partitions.all), self._suspects.put
+            )
+            self._server = Server(self._connection, self._folder, settings, self._search)
         except BaseException:
             self._connection.close()
             self._lock.close()
@@ -66,13 +76,28 @@ class DuckdbStore:
                 time.sleep(0.1)
         partitions = self._partitions
         try:
-            if partitions.all:
-                self._state.load(self._connection, partitions.current)
+            self._load()
             if not partitions.can_go_on:
                 self._begin()
         except duckdb.Error as error:
             raise _not_now(error, str(self._folder)) from None
         self._refresh()
+
+    def _load(self) -> None:
+        """From the newest partition that can be read.
+
+        Where that is not the newest there was, its records are lost, and the marks with them: what agents
+        still have of those they send again, to be stored once.
+        """
+        partitions = self._partitions
+        while partitions.all:
+            try:
+                self._state.load(self._connection, partitions.current)
+                return
+            except duckdb.Error as error:
+                if not is_damage(error):
+                    raise
+                partitions.set_aside(partitions.current, str(error))
 
     def marks(self, spools: Sequence[tuple[str, str]]) -> Sequence[int]:
         """The highest durable seq of each (agent, spool), 0 where none is."""
@@ -85,8 +110,7 @@ class DuckdbStore:
     def commit(self, batch: Sequence[Received]) -> None:
         """Make `batch` durable, or raise StoreError and keep nothing of it."""
         try:
-            if self._is_unsure:
-                self._reopen()
+            self._make_sure()
             if self._partitions.is_due():
                 self._begin()
                 self._enforce()
@@ -94,18 +118,50 @@ class DuckdbStore:
         except duckdb.Error as error:
             self._is_unsure = True
             self._state.streams.forget()
+            if is_damage(error) and self._partitions.all:
+                self._suspects.put(Damaged(self._partitions.current, str(error)))
             raise _not_now(error, str(self._folder)) from None
         except OSError as error:
             raise StoreError(
                 f"the store's folder can't be used: {error.strerror}", where=str(self._folder)
             ) from None
 
+    def _make_sure(self) -> None:
+        """Set aside what is damaged; after a failure have the state be what the disk says."""
+        while not self._suspects.empty():
+            one = self._suspects.get()
+            if one.partition in self._partitions.all:
+                self._damaged[one.partition.number] = one
+        if self._damaged:
+            self._go_on_without(list(self._damaged.values()))
+            self._damaged.clear()
+        if self._is_unsure:
+            self._reopen()
+        self._is_unsure = False
+
     def _reopen(self) -> None:
         """After a failure the disk says what is stored: the last batch, though it failed, may be."""
-        self._partitions.reopen()
-        self._state.load(self._connection, self._partitions.current)
-        self._is_unsure = False
-        self._refresh()
+        try:
+            self._partitions.reopen()
+            self._state.load(self._connection, self._partitions.current)
+        except duckdb.Error as error:
+            if not is_damage(error):
+                raise
+            self._go_on_without([Damaged(self._partitions.current, str(error))])
+        else:
+            self._refresh()
+
+    def _go_on_without(self, damaged: Sequence[Damaged]) -> None:
+        going = [one.partition for one in damaged]
+        left = [one for one in self._partitions.all if one not in going]
+        if self._partitions.current in going:
+            # With the marks as they are known here: what was acknowledged is not asked for again.
+            self._begin(without=going)
+            self._is_unsure = False
+        else:
+            self._views.refresh(left, self._partitions.relations)
+        for one in damaged:
+            self._partitions.set_aside(one.partition, one.words)
 
     def _commit(self, batch: Sequence[Received]) -> None:
         known, marks, sorted_out = self._state.marks, Marks(), Batch()
@@ -162,17 +218,33 @@ class DuckdbStore:
         connection.execute("COMMIT")
         return set(new)
 
-    def _begin(self) -> None:
+    def _begin(self, without: Sequence[Partition] = ()) -> None:
         since = time.time_ns() - int(self._settings.retention * 1e9)
         self._partitions.begin(self._state.carried(since))
         self._state.begin(self._partitions.current)
-        self._refresh()
+        staying = [one for one in self._partitions.all if one not in without]
+        if len(staying) > 1:
+            self._sum_up(staying[-2])
+        self._views.refresh(staying, self._partitions.relations)
+
+    def _sum_up(self, partition: Partition) -> None:
+        """What can't be summed up now is when there is time; questions do without meanwhile."""
+        if partition.is_summed_up or not partition.for_writing:
+            return
+        try:
+            summary.make(self._connection, partition)
+        except duckdb.Error as error:
+            if is_damage(error):
+                self._suspects.put(Damaged(partition, str(error)))
+            else:
+                self._note(f"partition {partition.path.name} can't be summed up now: {error}")
 
     def _refresh(self) -> None:
         self._views.refresh(self._partitions.all, self._partitions.relations)
 
     def _enforce(self) -> None:
         """Remove partitions that are too old, or beyond the limit of size."""
+        self._partitions.remove_set_aside()
         going = self._partitions.too_many()
         if not going:
             return
@@ -184,11 +256,14 @@ class DuckdbStore:
     def maintain(self) -> None:
         """Begin a new partition where it is time to, and remove what is too old or too much."""
         try:
-            if self._is_unsure:
-                self._reopen()
+            self._make_sure()
             if self._partitions.is_due():
                 self._begin()
             self._enforce()
+            # One at a time: records wait meanwhile.
+            for one in [one for one in self._partitions.all[:-1] if not one.is_summed_up][:1]:
+                self._sum_up(one)
+                self._refresh()
         except duckdb.Error as error:
             self._is_unsure = True
             raise _not_now(error, str(self._folder)) from None
@@ -203,6 +278,7 @@ class DuckdbStore:
             return
         self._is_closed = True
         self._server.close()
+        self._search.close()
         self._connection.close()
         self._lock.close()
 

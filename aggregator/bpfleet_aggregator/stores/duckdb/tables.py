@@ -23,6 +23,7 @@ __all__ = [
     "REST",
     "SNAPSHOTS",
     "STATUSES",
+    "SUMMARIES",
     "TABLES",
     "arrow_table",
     "data_ddl",
@@ -130,6 +131,8 @@ ARROW = {
     "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
 }
 """The Arrow type of each of these."""
+SUMMARIES = "agents_1", "collectors_1"
+"""Of a partition that takes no more: `summary.py`. Another definition needs another number."""
 REST = "_rest"
 """Of keys that are text: `key_rest`."""
 

@@ -13,6 +13,7 @@ import duckdb
 from bpfleet_aggregator.stores.duckdb.engine import quoted, text
 from bpfleet_aggregator.stores.duckdb.partitions import Partition
 from bpfleet_aggregator.stores.duckdb.rate_view import rate_view
+from bpfleet_aggregator.stores.duckdb.summary import agents_view, collectors_view
 from bpfleet_aggregator.stores.duckdb.tables import data_table, duckdb_type
 from bpfleet_aggregator.stores.relations import Placement, Relations
 
@@ -56,8 +57,8 @@ def _views(partitions: Sequence[Partition], relations: Relations) -> Iterable[tu
     )
     yield "statuses", "SELECT agent, host, time, seq, body, boot, run, t1, received FROM store.statuses"
     yield "schemas", "SELECT DISTINCT * FROM store.schemas"
-    yield "agents", _AGENTS
-    yield "collectors", _COLLECTORS
+    yield "agents", agents_view(partitions)
+    yield "collectors", collectors_view(partitions)
     placements: dict[str, list[Placement]] = {}
     for placement in relations.placements():
         placements.setdefault(placement.relation.name, []).append(placement)
@@ -88,7 +89,7 @@ def _views(partitions: Sequence[Partition], relations: Relations) -> Iterable[tu
             f"JOIN store.snapshots s ON d._snapshot = s.snapshot AND s.relation = {text(relation.name)}",
         )
         if relation.has_rate:
-            yield relation.rate_name, rate_view(relation, data)
+            yield relation.rate_name, rate_view(relation, data, [one.number for one in partitions])
 
 
 def _branch(partition: Partition, placement: Placement) -> str:
@@ -99,44 +100,3 @@ def _branch(partition: Partition, placement: Placement) -> str:
 
 def _union(selects: Iterable[str]) -> str:
     return " UNION ALL ".join(selects)
-
-
-_LATEST = """
-    SELECT agent, arg_max(host, received) AS host, max(received) AS received,
-           arg_max(body, (received, seq)) AS body
-    FROM store.statuses GROUP BY agent"""
-
-_AGENTS = f"""
-WITH told AS (
-    SELECT agent, host, boot, run, time, received, 1 AS records, 0 AS gaps FROM store.snapshots
-    UNION ALL SELECT agent, host, boot, run, time, received, 1, 0 FROM store.statuses
-    UNION ALL SELECT agent, host, boot, run, NULL, time, 1, 1 FROM store.gaps
-), seen AS (
-    SELECT agent, arg_max(host, received) AS host, min(received) AS first_seen, max(received) AS last_seen,
-           arg_max(boot, received) AS boot, arg_max(run, received) AS run,
-           arg_max(epoch_us(received) - epoch_us(time), (received, time)) / 1e6 AS clock_offset_s,
-           sum(records)::UBIGINT AS records
-    FROM told GROUP BY agent
-), lost AS (
-    SELECT agent, count(*)::UBIGINT AS gaps, sum(count)::UBIGINT AS lost FROM gaps GROUP BY agent
-), latest AS ({_LATEST})
-SELECT seen.agent, seen.host, first_seen, last_seen, seen.boot, seen.run,
-       json_extract_string(body, '$.software.version') AS version,
-       json_extract_string(body, '$.software.kernel') AS kernel,
-       coalesce(json_extract(body, '$.labels')::VARCHAR, '{{}}') AS labels,
-       clock_offset_s, records,
-       coalesce(lost.gaps, 0)::UBIGINT AS gaps, coalesce(lost.lost, 0)::UBIGINT AS lost
-FROM seen LEFT JOIN lost USING (agent) LEFT JOIN latest USING (agent)"""
-
-_COLLECTORS = f"""
-WITH latest AS ({_LATEST}), each AS (
-    SELECT agent, host, received, unnest(json_extract(body, '$.collectors[*]')) AS one FROM latest
-)
-SELECT agent, host, json_extract_string(one, '$.name') AS collector,
-       coalesce(json_extract_string(one, '$.version'), '') AS version,
-       json_extract_string(one, '$.state') AS state,
-       coalesce(json_extract_string(one, '$.error.what'), '') AS error,
-       coalesce(json_extract_string(one, '$.error.remedy'), '') AS remedy,
-       TRY_CAST(json_extract_string(one, '$.generation') AS UBIGINT) AS generation,
-       TRY_CAST(json_extract_string(one, '$.interval_s') AS DOUBLE) AS interval_s, received AS last_seen
-FROM each"""

@@ -1,0 +1,82 @@
+"""Local storage of tasks, sockets and cgroups: it has no keys, so an iterator of our own tells its rows."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from bpfleet.errors import UnsupportedError
+from bpfleet.kernel import MapInfo
+from bpfleet.layout import Layout, Leaf
+from bpfleet.loader.compile import object_for
+from bpfleet.loader.knobs import write_knobs
+from bpfleet.loader.libbpf import Log, MapHandle, Object, library
+from bpfleet.loader.logs import telling_lines
+from bpfleet.schema import Meaning
+from bpfleet_bpf import STORAGE
+
+__all__ = ["HEADS", "load_storage_iterator"]
+
+
+def _head(*leaves: tuple[str, str, int | None]) -> Layout:
+    made: list[Leaf] = []
+    size = 0
+    for name, base, count in leaves:
+        made.append(Leaf(name, size, base, count, Meaning.LABEL))
+        size += made[-1].size
+    return Layout(size, tuple(made))
+
+
+HEADS = {
+    "task_storage": _head(("tgid", "u32", None), ("pid", "u32", None), ("comm", "char", 16)),
+    "sk_storage": _head(("cookie", "u64", None)),
+    "cgrp_storage": _head(("cgroup", "u64", None)),
+}
+"""By type: what stands for a key in the rows, as `struct head` of each iterator has it."""
+
+_DESCENDANTS = 2  # BPF_CGROUP_ITER_DESCENDANTS_PRE; without an fd or id, of the root
+
+
+def load_storage_iterator(map_fd: int, info: MapInfo) -> int:
+    """The link of an iterator over that map's values; raises UnsupportedError where there can be none."""
+    path = object_for(STORAGE[info.type_name])
+    log = Log()
+    try:
+        with log:
+            program = Object(str(path))
+            write_knobs(program, path, {"value_size": info.value_size})
+            for target in _targets(program):
+                target.set(value_size=info.value_size, reuse_fd=map_fd)
+            program.load()
+            link = _attach(program, map_fd, info.type_name)
+    except OSError as error:
+        raise UnsupportedError(
+            f"no iterator goes through this {info.type_name} map: {error.strerror or error}",
+            log=telling_lines(log.text),
+            remedy="bpfleet doctor shows what this kernel lacks; values with a lock, timer or kernel pointer "
+            "can't be read this way",
+        ) from None
+    finally_fd = os.dup(link)
+    program.close()
+    return finally_fd
+
+
+def _targets(program: Object) -> list[MapHandle]:
+    return [one for one in program.maps() if one.name == "target"]
+
+
+def _attach(program: Object, map_fd: int, kind: str) -> int:
+    """The fd of the link; OSError where the kernel refuses."""
+    what = struct.pack("=I12x", map_fd) if kind == "sk_storage" else struct.pack("=IIQ", _DESCENDANTS, 0, 0)
+    wanted = ctypes.create_string_buffer(what, len(what))
+    # struct bpf_iter_attach_opts: its size, a pointer to union bpf_iter_link_info, the size of that.
+    options = ctypes.create_string_buffer(struct.pack("=QQI4x", 24, ctypes.addressof(wanted), len(what)), 24)
+    handle = next(iter(program.programs())).handle
+    place = None if kind == "task_storage" else options
+    link = library().bpf_program__attach_iter(handle, place)
+    if not link:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    fd: int = library().bpf_link__fd(link)
+    return fd
