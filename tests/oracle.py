@@ -180,7 +180,7 @@ class Oracle:
         assert self.aggregator is not None
         for agent in self.agents:
             agent.finish()
-        late = [(agent.kind, agent.id) for agent in self.agents if not agent.finished(90)]
+        late = [(agent.kind, agent.id) for agent in self.agents if not agent.finished(150)]
         assert not late, f"could not deliver: {late}\n{self.aggregator.said}"
         assert self.aggregator.stop() == 0, self.aggregator.said
 

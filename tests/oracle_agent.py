@@ -229,6 +229,7 @@ def run_sink(
     settings = ZmqSettings(
         endpoints=tuple(endpoint.split(",")),
         move_after=Duration(1.0),
+        window=64,
         hello_timeout=Duration(DEADLINE),
         ack_timeout=Duration(DEADLINE),
         backoff=Duration(0.1),

@@ -64,7 +64,7 @@ def test_a_state_folder_that_is_not_its_users_is_named_with_the_remedy(shared_pa
 
 
 @pytest.mark.parametrize(
-    ("user", "said"), [("root", "does not run as root"), ("nobody-at-all", "no user 'nobody-at-all'")]
+    ("user", "said"), [("root", "must not run as root"), ("nobody-at-all", "no user 'nobody-at-all'")]
 )
 def test_a_user_that_it_can_not_become_is_an_error(shared_path: Path, user: str, said: str) -> None:
     settings = f'state = "{shared_path / "state"}"\nuser = "{user}"'
@@ -147,3 +147,32 @@ def test_code_that_its_user_may_not_read_is_named(python: Path, shared_path: Pat
     assert done.returncode == 1
     assert "the aggregator's user nobody may not read the code" in done.stderr
     assert f"where:  {folder}\n  remedy: chmod go+x {folder}, or install bpfleet elsewhere" in done.stderr
+
+
+# ---- --check
+
+
+def test_a_right_configuration_is_said_to_be_so_and_nothing_is_made(shared_path: Path) -> None:
+    config = configured(shared_path, f'state = "{shared_path / "state"}"')
+    done = run("aggregate", "--check", "--config", str(config))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{config}: would listen on tcp://127.0.0.1:*; store duckdb; without keys" in done.stdout
+    assert not (shared_path / "state").exists()
+
+
+def test_all_that_is_wrong_is_told_at_once(shared_path: Path) -> None:
+    state = shared_path / "state"
+    state.mkdir(mode=0o755)
+    key, keys = shared_path / "key", shared_path / "keys"
+    keys.write_text("half a line\n")
+    settings = (
+        f'state = "{state}"\nuser = "nobody"\nkey = "{key}"\nkeys = "{keys}"\n[store.duckdb]\nretention = 3'
+    )
+    done = run("aggregate", "--check", "--config", str(configured(shared_path, settings)))
+    assert done.returncode == 2
+    assert "user nobody can't write to the state directory" in done.stderr
+    assert "there is no key file" in done.stderr
+    assert f"{keys}:1" in done.stderr
+    assert "expected a duration" in done.stderr
+    assert done.stderr.count("remedy:") == 4
+    assert "Traceback" not in done.stderr

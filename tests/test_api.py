@@ -33,6 +33,7 @@ EXPORTED = [
     "Collector",
     "CollectorSettings",
     "ConfigError",
+    "Decoder",
     "Duration",
     "Field",
     "Fold",

@@ -48,6 +48,7 @@ def judge(place: Place, agents: Sequence[OracleAgent]) -> None:
         assert max(numbers.values()) == 1, f"repeated of {agent.kind}"
 
 
+@pytest.mark.timeout(500)
 def test_agents_go_from_one_aggregator_to_another_and_back_while_aggregators_and_servers_are_killed(
     pair: list[Place], replicas: Cluster, shared_path: Path
 ) -> None:
@@ -57,7 +58,9 @@ def test_agents_go_from_one_aggregator_to_another_and_back_while_aggregators_and
         for index, place in enumerate(pair):
             (shared_path / str(index)).mkdir()
             bind = f"tcp://127.0.0.1:{free_port()}"
-            both.append(AggregatorProcess(shared_path / str(index), store=table(place), bind=bind))
+            both.append(
+                AggregatorProcess(shared_path / str(index), "window = 64", store=table(place), bind=bind)
+            )
         endpoints = ",".join(one.endpoint for one in both)
         for n in range(4):
             kind, folder = "spool" if n % 2 else "sink", shared_path / f"agent{n}"
@@ -72,7 +75,7 @@ def test_agents_go_from_one_aggregator_to_another_and_back_while_aggregators_and
             replicas.servers[1 - index].start()
         for agent in agents:
             agent.finish()
-        late = [agent.kind for agent in agents if not agent.finished(60)]
+        late = [agent.kind for agent in agents if not agent.finished(150)]
         assert not late, "".join(one.said for one in both)
         assert [one.stop() for one in both] == [0, 0]
     finally:

@@ -34,7 +34,7 @@ def test_the_configurations_that_come_with_it_are_right(name: str) -> None:
         ("[agent\nx = 1", ["not TOML", "line 1"]),
         ("[agnt]", ["[agnt]", "did you mean [agent]"]),
         ("agent = 3", ["'agent' is not a table", "[agent]"]),
-        ("[collectors]\nexecve = 1", ["collectors.execve is not a table", "[collectors.execve]"]),
+        ("[collectors]\nexecve = 1", ["'collectors.execve' is not a table", "[collectors.execve]"]),
         ("[agent]\nintervl = '1s'", ["intervl", "did you mean 'interval'"]),
         ("[agent]\ninterval = 1", ['such as "10s"', "[agent].interval"]),
         ("[agent]\ninterval = '0s'", ["not longer than nothing"]),

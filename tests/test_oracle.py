@@ -75,7 +75,7 @@ SHORT = [("rows", False), ("duckdb", True), ("clickhouse", True)]
 LONG = [(store, encrypted) for store in STORES for encrypted in (False, True)]
 
 
-@pytest.mark.timeout(300 + 15 * KILLS)
+@pytest.mark.timeout(600 + 20 * KILLS)
 @pytest.mark.parametrize(
     ("store", "encrypted"),
     LONG if "BPFLEET_ORACLE_KILLS" in os.environ else SHORT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -218,3 +219,19 @@ def test_a_user_whose_files_they_are_not_is_told_nothing_wrong(host: Host) -> No
     assert "there is no key file" not in done.stderr
     assert "sink       zmq     ready" in done.stdout
     assert done.returncode == 0, done.stderr
+
+
+def test_doctor_says_it_too(host: Host) -> None:
+    assert host.check()[0] == 0
+    shown = run("doctor", "--config", str(host.config), "--format", "json", timeout=120)
+    found = [line for line in map(json.loads, shown.stdout.splitlines()) if line.get("what") == "sink"]
+    assert [(one["state"], one["detail"]) for one in found] == [("ok", "zmq: has what it needs")]
+    no_key(host)
+    spool_for_all(host)
+    shown = run("doctor", "--config", str(host.config), "--format", "json", timeout=120)
+    found = [line for line in map(json.loads, shown.stdout.splitlines()) if line.get("what") == "sink"]
+    assert shown.returncode == 1
+    assert [one["state"] for one in found] == ["missing", "missing"]
+    assert found[0]["detail"] == f"zmq: there is no key file ({host.key})"
+    assert found[0]["remedy"] == f"bpfleet keys new {host.key}, as root"
+    assert found[1]["remedy"] == f"chmod 600 {host.spool}"

@@ -42,7 +42,9 @@ def fill_up(disk: Path) -> Path:
     return hog
 
 
-def take_until_full(spool: Spool, first: int = 1) -> int:
+def take_until_full(
+    spool: Spool, first: int = 1, *, said: str = "No space left|is full", remedy: str = "free some space"
+) -> int:
     """Spool records of 60 kB until it takes no more; the last that it took."""
     seq = first
 
@@ -51,9 +53,9 @@ def take_until_full(spool: Spool, first: int = 1) -> int:
         for seq in range(first, 1000):
             spool.take([large_frame(seq, 60)])
 
-    with pytest.raises(SinkFull, match=r"No space left|is full") as caught:
+    with pytest.raises(SinkFull, match=said) as caught:
         take()
-    assert "free some space" in caught.value.remedy
+    assert remedy in caught.value.remedy
     return seq - 1
 
 
@@ -149,7 +151,7 @@ def test_a_spool_of_full_size_on_a_full_disk_drops_no_more_than_it_must(disk: Pa
 
 
 def test_no_quota_left_is_not_now(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EDQUOT, which a tmpfs has not: as the kernel would say it of the reserve."""
+    """EDQUOT is simulated, of the reserve: not every kernel has quotas for a file system made here."""
     spool = open_spool(disk / "spool")
 
     def refuse(fd: int, offset: int, size: int) -> None:
@@ -178,3 +180,54 @@ def test_a_disk_that_may_not_be_written_any_more_is_not_now(disk: Path) -> None:
     spool.take([frame(11)])
     assert seqs(spool) == [6, 7, 8, 9, 10, 11]
     spool.close()
+
+
+# ---- a disk that fails
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """(an ext4 of 64 MiB, what it lies on): a loop device on a file that has no more than 20 MiB of room.
+
+    Beyond these each write of a block is a real I/O error, until what it lies on is enlarged.
+    """
+    below, place = tmp_path / "below", tmp_path / "failing"
+    below.mkdir()
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", below], check=True)
+    try:
+        image = below / "image"
+        image.touch()
+        os.truncate(image, 64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+        made = subprocess.run(["mount", "-o", "loop,errors=continue", image, place], check=False)
+        if made.returncode:
+            pytest.skip("no loop device, or no ext4, can be had here")
+        try:
+            yield place, below
+        finally:
+            subprocess.run(["umount", place], check=True)
+    finally:
+        subprocess.run(["umount", "-l", below], check=True)
+
+
+def test_an_io_error_is_not_now_loses_nothing_and_is_over_when_the_disk_is_mended(
+    failing: tuple[Path, Path],
+) -> None:
+    place, below = failing
+    spool = open_spool(place / "spool", size=48 << 20, sync_interval=0.0)
+    try:
+        last = take_until_full(spool, said="I/O error", remedy="see dmesg")
+        assert last > 50
+        assert seqs(spool) == list(range(1, last + 1))
+        spool.confirmed(20, spool.id)
+        assert [one.seq for one in items(spool)] == list(range(21, last + 1)), "delivery goes on meanwhile"
+        subprocess.run(["mount", "-o", "remount,size=90m", below], check=True)
+        spool.take([large_frame(last + 1, 60)])
+        assert seqs(spool) == list(range(21, last + 2))
+        assert gaps(spool) == []
+    finally:
+        spool.close()
+    again = open_spool(place / "spool", size=48 << 20)
+    assert seqs(again) == list(range(21, last + 2))
+    again.close()

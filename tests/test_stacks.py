@@ -11,10 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent_process import Agent, run
-from bpfleet.worker.stacks import folded
+from apart import apart, source_file
+from bcc_sources import opened
+from bpfleet.loader.schema_check import check_schema
+from bpfleet.loader.stacks import named_stack_maps
+from bpfleet.reading.ladder import MapReader
+from bpfleet.reading.stacks import Stack, StackMap
+from bpfleet.schema import Map, counter, label, stack
+from bpfleet.worker.stacks import _call_sites, folded
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -306,3 +314,63 @@ def test_words_that_make_no_sense_are_refused_with_what_there_is(
     assert answer.returncode != 0
     assert said in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+BCC = """
+struct key_t {
+    u32 tgid;
+    int kernel_stack;
+    int user_stack;
+};
+BPF_HASH(counts, struct key_t);
+BPF_STACK_TRACE(stacks, 1024);
+
+TRACEPOINT_PROBE(syscalls, sys_enter_sched_getscheduler)
+{
+    struct key_t key = {.tgid = bpf_get_current_pid_tgid() >> 32};
+
+    key.kernel_stack = stacks.get_stackid(args, 0);
+    key.user_stack = stacks.get_stackid(args, BPF_F_USER_STACK);
+    counts.increment(key);
+    return 0;
+}
+"""
+
+
+def test_stacks_of_a_bcc_program_are_found_by_its_ids(tmp_path: Path) -> None:
+    source = source_file(tmp_path, BCC)
+    schema = Map(
+        "counts",
+        key=(label("tgid", "u32"), stack("kernel_stack", "stacks"), stack("user_stack", "stacks")),
+        value=(counter("calls"),),
+    )
+
+    def execute() -> list[tuple[int, int, list[bool]]]:
+        one = opened(source)
+        compiled = {made.name: made for made in one.maps()}
+        layouts = check_schema("c", [schema], compiled)
+        one.load()
+        (name,) = named_stack_maps("c", layouts, compiled)
+        one.attach([])
+        for _ in range(30):
+            os.sched_getscheduler(0)
+        stacks = StackMap(compiled[name].fd)
+        read = MapReader(compiled["counts"].fd, *layouts["counts"]).read()
+        rows = zip(*(column.tolist() for column in read.columns), strict=True)
+        found = []
+        for tgid, in_kernel, in_program, calls in rows:
+            there = [stacks.get(number) for number in (in_kernel, in_program)]
+            if tgid == os.getpid():
+                sides = [bool((made.addresses >= 1 << 63).all()) for made in there if made is not None]
+                found.append((tgid, calls, sides))
+        return found
+
+    found = apart(execute)
+    assert sum(calls for _, calls, _ in found) == 30
+    assert all(sides == [True, False] for _, _, sides in found)
+
+
+def test_callers_are_named_by_their_call_not_by_where_it_returns_to() -> None:
+    """A call at the very end of a function returns to what follows it."""
+    assert _call_sites(Stack(np.array([0x1000, 0x2000, 0x3000], np.uint64))) == [0x1000, 0x1FFF, 0x2FFF]
+    assert _call_sites(Stack(np.empty(0, np.uint64))) == []

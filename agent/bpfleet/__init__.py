@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         timestamp,
     )
     from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
-    from bpfleet.spec import Attach, Collector, Program, Sink, SinkContext, SinkType, bcc, core
+    from bpfleet.spec import Attach, Collector, Decoder, Program, Sink, SinkContext, SinkType, bcc, core
     from bpfleet.stores import Received, Store, StoreContext, StoreReader, StoreSettings, StoreType
     from bpfleet.wire import Frame
 
@@ -68,7 +68,7 @@ _HOME = {
         "timestamp",
     ),
     "settings": ("CollectorSettings", "Duration", "SinkSettings", "Size"),
-    "spec": ("Attach", "Collector", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"),
+    "spec": ("Attach", "Collector", "Decoder", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"),
     "stores": ("Received", "Store", "StoreContext", "StoreReader", "StoreSettings", "StoreType"),
     "wire": ("Frame",),
 }
@@ -80,6 +80,7 @@ __all__ = [
     "Collector",
     "CollectorSettings",
     "ConfigError",
+    "Decoder",
     "Duration",
     "Field",
     "Fold",

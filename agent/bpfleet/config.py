@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bpfleet.errors import ConfigError
-from bpfleet.settings import Duration, Settings, Size, convert
+from bpfleet.settings import Duration, Settings, Size, a_table, convert, read_tables
 
 __all__ = ["DEFAULT", "DEFAULT_PATH", "AgentSettings", "Config", "parse", "read"]
 
@@ -95,44 +93,16 @@ def read(path: Path | None) -> tuple[str, str]:
 
 def parse(text: str, path: str) -> Config:
     """Read the TOML `text` of file `path`; raises ConfigError naming place and remedy."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"not TOML: {error}", where=path, remedy="bpfleet check FILE after each change"
-        ) from None
-    known = ("agent", "collectors", "sinks")
-    for name in tables:
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            raise ConfigError(
-                f"there is no table [{name}]",
-                where=path,
-                remedy=(f"did you mean [{close[0]}]? " if close else "")
-                + "tables are [agent], [collectors.NAME] and [sinks.NAME]",
-            )
+    known = {"agent": "[agent]", "collectors": "[collectors.NAME]", "sinks": "[sinks.NAME]"}
+    tables = read_tables(text, path, known, remedy="bpfleet check FILE after each change")
     return Config(
         path,
-        convert(_table(tables, "agent", path), AgentSettings, where=f"{path}: [agent]"),
+        convert(a_table(tables.get("agent", {}), "agent", path), AgentSettings, where=f"{path}: [agent]"),
         _tables(tables, "collectors", path),
         _tables(tables, "sinks", path),
     )
 
 
-def _table(tables: Mapping[str, Any], name: str, path: str) -> dict[str, Any]:
-    table = tables.get(name, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{name!r} is not a table", where=path, remedy=f"write [{name}]")
-    return table
-
-
 def _tables(tables: Mapping[str, Any], name: str, path: str) -> dict[str, dict[str, Any]]:
-    found = _table(tables, name, path)
-    for key, table in found.items():
-        if not isinstance(table, dict):
-            raise ConfigError(
-                f"{name}.{key} is not a table",
-                where=f"{path}: [{name}]",
-                remedy=f"write [{name}.{key}]",
-            )
-    return found
+    found = a_table(tables.get(name, {}), name, path)
+    return {key: a_table(table, f"{name}.{key}", f"{path}: [{name}]") for key, table in found.items()}

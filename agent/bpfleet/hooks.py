@@ -10,9 +10,9 @@ A plugin is a module (or object) named by an entry point of group `bpfleet.v1`, 
     def bpfleet_collectors():
         return [Collector(name="hits", …)]
 
-The entry point's name says what the plugin offers (`collector.NAME`, `sink.NAME`, `store.NAME`,
-`labels.NAME`, `cli.NAME`), so that the agent can list it without importing it. Hooks return objects and do
-no I/O; they are called once."""
+The entry point's name says what the plugin offers (`collector.NAME`, `sink.NAME`, `decoder.NAME`,
+`store.NAME`, `labels.NAME`, `cli.NAME`), so that the agent can list it without importing it. Hooks return
+objects and do no I/O; they are called once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from bpfleet.spec import Collector, SinkType
+    from bpfleet.spec import Collector, Decoder, SinkType
     from bpfleet.stores import StoreType
 
 __all__ = ["API_MAJOR", "ENTRY_POINT_GROUP", "Hooks", "hookimpl"]
@@ -48,6 +48,11 @@ class Hooks:
     @hookspec
     def bpfleet_sinks(self) -> Sequence[SinkType]:
         """The sink types that this plugin offers."""
+        raise NotImplementedError
+
+    @hookspec
+    def bpfleet_decoders(self) -> Sequence[Decoder]:
+        """The decoders that this plugin offers."""
         raise NotImplementedError
 
     @hookspec

@@ -50,6 +50,7 @@ class Leaf:
     fold: Fold = Fold.LAST
     stack: str = ""
     process: str = ""
+    decode: str = ""
 
     @property
     def element_size(self) -> int:
@@ -109,6 +110,7 @@ def _place(fields: Sequence[Field], start: int, prefix: str, packed: bool) -> tu
                 field.folding,
                 field.stack,
                 field.process,
+                field.decode,
             )
             leaves.append(leaf)
             offset += leaf.size

@@ -16,14 +16,14 @@ import pluggy
 
 from bpfleet.errors import ApiMismatch, BpfleetError, ConfigError, PluginError, PluginImportError
 from bpfleet.hooks import API_MAJOR, ENTRY_POINT_GROUP, Hooks
-from bpfleet.spec import Collector, SinkType
+from bpfleet.spec import Collector, Decoder, SinkType
 from bpfleet.stores import StoreType
 
 __all__ = ["Listed", "Plugins", "State", "listed", "state_of"]
 
 _GROUP = re.compile(r"bpfleet\.v(\d+)\Z")
 _OF_EXTRA = re.compile(r"([\w.-]+).*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]")
-_KINDS = ("collector", "sink", "store", "labels", "cli")
+_KINDS = ("collector", "sink", "decoder", "store", "labels", "cli")
 
 
 class State(str, Enum):
@@ -56,7 +56,7 @@ class Listed:
     """One entry point, as the metadata of its distribution tells it; nothing is imported."""
 
     kind: str
-    """collector, sink, store, labels or cli; "" where the entry point's name does not say."""
+    """collector, sink, decoder, store, labels or cli; "" where the entry point's name does not say."""
     name: str
     api: int
     distribution: str
@@ -99,6 +99,11 @@ class Plugins:
     def sink_type(self, name: str) -> SinkType:
         """The sink type of that name; raises PluginError or ConfigError."""
         found: SinkType = self._find("sink", name, lambda hook: hook.bpfleet_sinks(), SinkType)
+        return found
+
+    def decoder(self, name: str) -> Decoder:
+        """The decoder of that name; raises PluginError or ConfigError."""
+        found: Decoder = self._find("decoder", name, lambda hook: hook.bpfleet_decoders(), Decoder)
         return found
 
     def store_type(self, name: str) -> StoreType:

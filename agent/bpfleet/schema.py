@@ -95,6 +95,8 @@ class Field:
     """Of a stack's id: the map of type stack_trace that holds the stack."""
     process: str = ""
     """Of a stack's id: the field of its map with the process id; `tgid`, else `pid`, where empty."""
+    decode: str = ""
+    """The decoder that makes a column of it, such as `errno`."""
 
     def __post_init__(self) -> None:
         where = f"field {self.name!r}"
@@ -195,9 +197,9 @@ class Map:
         return self.name.startswith(".")
 
 
-def label(name: str, ctype: str, *, unit: str = "", help: str = "") -> Field:
-    """A field that identifies: a command, a pid, an address."""
-    return Field(name, ctype, Meaning.LABEL, unit, help)
+def label(name: str, ctype: str, *, unit: str = "", help: str = "", decode: str = "") -> Field:
+    """A field that identifies: a command, a pid, an address; `decode` names what makes it readable."""
+    return Field(name, ctype, Meaning.LABEL, unit, help, decode=decode)
 
 
 def counter(name: str, ctype: str = "u64", *, unit: str = "", help: str = "") -> Field:
@@ -252,6 +254,7 @@ class FieldWords:
     fold: Fold | None = None
     stack: str = ""
     process: str = ""
+    decode: str = ""
 
 
 @dataclass(frozen=True, slots=True)

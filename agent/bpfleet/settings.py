@@ -7,6 +7,7 @@ converted to it. Unknown keys are errors: a typo never vanishes.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -15,7 +16,16 @@ import msgspec
 
 from bpfleet.errors import ConfigError
 
-__all__ = ["CollectorSettings", "Duration", "Settings", "SinkSettings", "Size", "convert"]
+__all__ = [
+    "CollectorSettings",
+    "Duration",
+    "Settings",
+    "SinkSettings",
+    "Size",
+    "a_table",
+    "convert",
+    "read_tables",
+]
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -78,6 +88,35 @@ class SinkSettings(Settings, frozen=True, kw_only=True):
     """The sink type; the table's name where absent."""
     queue: Size = Size(16 << 20)
     """Bytes of records that may wait; beyond it the oldest are dropped and told as a gap."""
+
+
+def read_tables(text: str, path: str, known: Mapping[str, str], *, remedy: str) -> dict[str, Any]:
+    """The tables of a TOML file; raises ConfigError where it is none (`remedy`), or has another table.
+
+    `known` are the tables it may have, each as it is written, such as "[sinks.NAME]".
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=path, remedy=remedy) from None
+    for name in tables:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            *others, last = known.values()
+            raise ConfigError(
+                f"there is no table [{name}]",
+                where=path,
+                remedy=(f"did you mean [{close[0]}]? " if close else "")
+                + f"tables are {', '.join(others)} and {last}",
+            )
+    return tables
+
+
+def a_table(value: Any, name: str, where: str) -> dict[str, Any]:
+    """`value`, which is to be the table `name`; raises ConfigError where it is something else."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name!r} is not a table", where=where, remedy=f"write [{name}]")
+    return value
 
 
 T = TypeVar("T")

@@ -12,14 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpfleet.errors import BpfleetError, ConfigError
-from bpfleet.schema import Map, MapWords
+from bpfleet.schema import Field, Map, MapWords, Meaning
 from bpfleet.settings import CollectorSettings, SinkSettings
 
 if TYPE_CHECKING:
     # Only for type checkers: a loader, which needs specs, stays small without numpy.
     from bpfleet.wire import Frame
 
-__all__ = ["Attach", "Collector", "Program", "Rung", "Sink", "SinkContext", "SinkType", "bcc", "core"]
+__all__ = [
+    "Attach",
+    "Collector",
+    "Decoder",
+    "Program",
+    "Rung",
+    "Sink",
+    "SinkContext",
+    "SinkType",
+    "bcc",
+    "core",
+]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 
@@ -124,6 +135,30 @@ class Collector:
                 where="Collector(name=…)",
                 remedy="use lower-case letters, digits, - and _, starting with a letter",
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """A named column → column function: what is made of a field that names it (`decode="errno"`).
+
+    `decode` takes a numpy array, one element for each row (values that are there several times may be given
+    once), and returns one of the same length that fits `ctype`. It runs in the worker, in the middle
+    of a tick: it must be quick, and has no rights."""
+
+    name: str
+    help: str
+    ctype: str
+    """As a field's: `char[16]`, `u32`, …"""
+    decode: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ConfigError(
+                f"a decoder is named {self.name!r}",
+                where="Decoder(name=…)",
+                remedy="use lower-case letters, digits and _, starting with a letter",
+            )
+        Field(self.name.replace("-", "_"), self.ctype, Meaning.LABEL)
 
 
 class Sink(Protocol):

@@ -33,7 +33,7 @@ def chosen_user(configured: str | None, *, who: str, table: str) -> User:
             continue
         if entry.pw_uid == 0:
             raise PrivilegeError(
-                f"the {who} does not run as {name}, which is root",
+                f"the {who} must not run as {name}, which is root",
                 where=f"[{table}] user",
                 remedy="name an unprivileged user, or leave the key out",
             )

@@ -244,10 +244,10 @@ class Aggregator:
         if durable > session.last:
             reason = (
                 f"of spool {session.spool} record {durable} is stored, its last is {session.last}: "
-                "was the agent's state restored from a copy?"
+                "was the agent's state restored from a copy? it goes on under another id"
             )
             self._report.note(f"refused: agent {session.agent} at {session.address}: {reason}")
-            self._router.send(session.peer, self._welcome(0, 0, reason))
+            self._router.send(session.peer, self._welcome(durable, 0, reason))
             self.sessions.drop(session)
             return
         session.taken = session.durable = durable

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +12,7 @@ import msgspec
 
 from bpfleet.errors import ConfigError
 from bpfleet.plugins import Plugins
-from bpfleet.settings import Duration, Settings, Size, convert
+from bpfleet.settings import Duration, Settings, Size, a_table, convert, read_tables
 from bpfleet.stores import StoreSettings, StoreType
 
 __all__ = ["DEFAULT_PATH", "AggregatorSettings", "Config", "parse", "read"]
@@ -125,23 +123,12 @@ def read(path: Path | None) -> Config:
 
 def parse(text: str, path: str) -> Config:
     """Read the TOML `text` of file `path`; raises ConfigError naming place and remedy."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not TOML: {error}", where=path, remedy="see docs/aggregator.md") from None
-    for name in tables:
-        if name not in ("aggregator", "store"):
-            close = get_close_matches(name, ("aggregator", "store"), 1)
-            raise ConfigError(
-                f"there is no table [{name}]",
-                where=path,
-                remedy=(f"did you mean [{close[0]}]? " if close else "")
-                + "tables are [aggregator] and one [store.NAME]",
-            )
-    own = _table(tables.get("aggregator", {}), "aggregator", path)
+    known = {"aggregator": "[aggregator]", "store": "one [store.NAME]"}
+    tables = read_tables(text, path, known, remedy="see docs/aggregator.md")
+    own = a_table(tables.get("aggregator", {}), "aggregator", path)
     settings = convert(own, AggregatorSettings, where=f"{path}: [aggregator]")
     _refuse_open_doors(settings, path)
-    store, table = _store(_table(tables.get("store", {}), "store.NAME", path), path)
+    store, table = _store(a_table(tables.get("store", {}), "store.NAME", path), path)
     return Config(path, settings, store, table)
 
 
@@ -151,14 +138,8 @@ def _store(tables: Mapping[str, Any], path: str) -> tuple[str, Mapping[str, Any]
             f"{len(tables)} stores: {', '.join(tables)}", where=path, remedy="leave one [store.NAME]"
         )
     for name, table in tables.items():
-        return name, _table(table, f"store.{name}", path)
+        return name, a_table(table, f"store.{name}", path)
     return _DEFAULT_STORE, {}
-
-
-def _table(table: Any, name: str, path: str) -> Mapping[str, Any]:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{name!r} is not a table", where=path, remedy=f"write [{name}]")
-    return table
 
 
 def _refuse_open_doors(settings: AggregatorSettings, path: str) -> None:

@@ -5,7 +5,8 @@
  *
  * Loaded once per map that is drained. `target` stands for that map: the loader gives it the real map's type, sizes and fd.
  *
- * raw_tp, not syscall: programs that may sleep must not use queues and stacks before Linux 6.9, and bpf(2) runs both alike.
+ * raw_tp, not syscall: older kernels refuse queues and stacks to programs that may sleep; bpf(2) runs both
+ * alike.
  */
 #include <bpfleet/bpfleet.h>
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["TOOLS", "object_in", "unpack"]
+__all__ = ["FEW", "TOOLS", "object_in", "unpack"]
 
 TOOLS = (
     "biolatency",
@@ -30,6 +31,8 @@ TOOLS = (
     "tcprtt",
     "vfsstat",
 )
+FEW = ("biolatency", "drsnoop", "execsnoop", "runqlat", "softirqs", "vfsstat")
+"""Those that are tried where a loader takes ten seconds: on an emulated processor."""
 _EM_BPF = 247
 
 
@@ -58,10 +61,10 @@ def object_in(program: Path) -> bytes | None:
     return None
 
 
-def unpack(folder: Path) -> dict[str, Path]:
-    """Every tool's object as a file, by the tool's name."""
+def unpack(folder: Path, tools: Sequence[str]) -> dict[str, Path]:
+    """Tools' objects as files, by the tools' names."""
     found = {}
-    for tool in TOOLS:
+    for tool in tools:
         program = Path("/usr/sbin") / tool
         content = object_in(program) if program.exists() else None
         if content is not None:

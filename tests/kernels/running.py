@@ -66,7 +66,7 @@ class Running:
 
     def wait_until_sealed(self) -> None:
         """The first status comes once every collector has been loaded or refused."""
-        self.agent.wait_for(lambda: any(one["kind"] == "status" for one in self.agent.records), 50)
+        self.agent.wait_for(lambda: any(one["kind"] == "status" for one in self.agent.records), 150)
 
     def stop(self) -> None:
         """End the agent, and let go of what events need."""

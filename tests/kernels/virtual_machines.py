@@ -29,7 +29,6 @@ from table import differences, facts_of
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "kernels"
-TREE = BUILD / "tree"
 PARTS = ("agent", "plugins", "bpf", "aggregator", "tests")
 """Folders of the checkout that are copied first, so that a change meanwhile does not reach what runs."""
 VERSIONS = ("6.1", "6.12")
@@ -100,6 +99,9 @@ def start(machine: Machine, arguments: list[str], seconds: int) -> None:
     """Boot it; the tests run by themselves and the machine ends with them."""
     shutil.rmtree(machine.results, ignore_errors=True)
     machine.results.mkdir(parents=True)
+    tree = machine.results / "tree"
+    for part in PARTS:
+        shutil.copytree(ROOT / part, tree / part)
     inner = _INNER.format(
         root=ROOT,
         patience=PATIENCE,
@@ -108,7 +110,7 @@ def start(machine: Machine, arguments: list[str], seconds: int) -> None:
         arguments=shlex.join(arguments),
     )
     script = machine.results / "guest.sh"
-    script.write_text(_GUEST.format(inner=shlex.quote(inner), parts=" ".join(PARTS), tree=TREE, root=ROOT))
+    script.write_text(_GUEST.format(inner=shlex.quote(inner), parts=" ".join(PARTS), tree=tree, root=ROOT))
     share = "-virtfs local,path={path},mount_tag={tag},id={tag},security_model=none,multidevs=remap"
     shared = (
         share.format(path="/", tag="everything")
@@ -193,7 +195,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kernel", action="append", choices=VERSIONS, help="only this one")
-    parser.add_argument("--seconds", type=int, default=1500, help="how long the machines may run")
+    parser.add_argument("--seconds", type=int, default=2400, help="how long the machines may run")
     chosen, arguments = parser.parse_known_args()
     machines = []
     for version in chosen.kernel or VERSIONS:
@@ -218,7 +220,7 @@ def main() -> int:
 
 
 def make_ready() -> None:
-    """Compile ahead of time: nothing in a machine runs clang. Then copy what the machines will run."""
+    """Compile ahead of time: nothing in a machine runs clang."""
     sys.path.insert(0, str(HERE))
     from bpfleet.loader.compile import core_sources, object_for
     from probes import build
@@ -226,9 +228,6 @@ def make_ready() -> None:
     for source in core_sources(ROOT / "plugins", ROOT / "bpf"):
         object_for(source)
     build()
-    shutil.rmtree(TREE, ignore_errors=True)
-    for part in PARTS:
-        shutil.copytree(ROOT / part, TREE / part)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import click
 
 from bpfleet import config
-from bpfleet.errors import ConfigError
+from bpfleet.errors import BpfleetError, ConfigError
 from bpfleet.settings import Duration
+from bpfleet.users import chosen_user
 from bpfleet.worker.file_collectors import words_file
 
 __all__ = ["become_supervisor", "config_option", "duration", "is_path", "supervisor_arguments", "try_out"]
@@ -96,7 +97,12 @@ def try_out(path: Path | None, what: str, form: str) -> int:
 
     logging.disable()
     text, name = config.read(path)
-    startup = Startup(config.parse(text, name), None, "", Path("/"))
+    parsed = config.parse(text, name)
+    try:
+        user = chosen_user(parsed.agent.user, who="worker", table="agent").name
+    except BpfleetError:
+        user = ""  # said where it matters: when the agent is started
+    startup = Startup(parsed, None, user, Path(parsed.agent.state))
     if what == "plugins":
         return checking.report(checking.list_plugins(startup), form)
     return checking.report(checking.check(startup, load=False), form)

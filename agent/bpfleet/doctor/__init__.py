@@ -10,6 +10,7 @@
     privileges   capabilities, limits, sysctls, seccomp, containers
     tools        libbpf, clang, bcc, kernel headers, Python packages
     agent        configuration, worker's user, code, state directory, id
+    sinks        what each sink of the configuration needs
 
 A new check is one function `(Subject) -> Iterable[Finding]` and one name in `AREAS`.
 """
@@ -41,6 +42,7 @@ AREAS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "libraries": ("tools", ("libbpf", "clang", "bcc", "headers", "python_packages")),
     "agent": ("agent", ("configuration", "worker", "as_worker")),
+    "sinks": ("sinks", ("sinks",)),
 }
 
 _SECONDS = 60.0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,7 @@ def locate(words: Words, steps: Steps, same: int) -> Iterator[Run | Scattered]:
     """
     at, mask, end = 0, np.uint64(same), len(words)
     scattered: list[Slots] = []
+    hops = np.empty((0, 0), np.intp)
     while at < end:
         step = int(steps(words[at : at + 1])[0])
         if at + step > end:
@@ -64,7 +66,9 @@ def locate(words: Words, steps: Steps, same: int) -> Iterator[Run | Scattered]:
             yield run
             at += run.count * step
             continue
-        found, following = _leaps(words[at : at + _CHUNK], steps, end - at)
+        if not len(hops):
+            hops = np.empty((_DOUBLINGS + 1, min(_CHUNK, end - at) + 1), np.intp)
+        found, following = _leaps(words[at : at + _CHUNK], steps, end - at, hops)
         scattered.append(found + at)
         if not following:
             break
@@ -94,21 +98,21 @@ def _run(words: Words, at: int, step: int, mask: np.uint64) -> Run:
     return Run(at, step, alike)
 
 
-def _leaps(words: Words, steps: Steps, room: int) -> tuple[Slots, int]:
+def _leaps(words: Words, steps: Steps, room: int, scratch: Slots) -> tuple[Slots, int]:
     """The records of a chunk: their slots, and the slot of the record after them; 0 where one says stop.
 
-    `room` is how many slots there are in all; the chunk's first record fits in them.
+    `room` is how many slots there are in all; the chunk's first record fits in them. `scratch` is memory
+    for the tables, which new memory for each chunk would cost more than filling them.
     """
     count = len(words)
     step = steps(words)
     # Slot `count` is the end, and stays there.
-    hop = np.empty(count + 1, np.intp)
-    np.add(_PLACES[:count], step, out=hop[:count])
-    hop[count] = count
-    np.minimum(hop, count, out=hop)
-    hops = [hop]
-    for _ in range(_DOUBLINGS):
-        hops.append(hops[-1].take(hops[-1], mode="clip"))
+    hops = [row[: count + 1] for row in scratch]
+    np.add(_PLACES[:count], step, out=hops[0][:count])
+    hops[0][count] = count
+    np.minimum(hops[0], count, out=hops[0])
+    for shorter, longer in pairwise(hops):
+        shorter.take(shorter, out=longer, mode="clip")
     leap, place = hops.pop(), 0
     anchors = []
     while place < count:

@@ -101,6 +101,7 @@ def _worded(leaf: Leaf, words: FieldWords | None) -> Leaf:
         fold=words.fold or leaf.fold,
         stack=words.stack,
         process=words.process,
+        decode=words.decode,
     )
 
 

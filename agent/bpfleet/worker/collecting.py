@@ -18,12 +18,13 @@ from bpfleet.reading.inner_maps import InnerMaps
 from bpfleet.reading.iterated import IteratedMap
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Attach, Collector, Rung
+from bpfleet.spec import Attach, Collector, Decoder, Rung
 from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
 from bpfleet.worker.asked import asked
 from bpfleet.worker.controls import Controls
 from bpfleet.worker.counters import Counter
+from bpfleet.worker.decoding import DecodedColumn, decoded_columns
 from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, running_stacks
 from bpfleet.worker.stacks import STACK
 
@@ -59,6 +60,7 @@ class RunningMap:
     schema: Schema
     schema_frame: Frame
     failed_inserts: Counter | None
+    decoded: list[DecodedColumn] = field(default_factory=list)
     stacks: RunningStacks | None = None
     cost: Cost = field(default_factory=Cost)
     growing: bool = False
@@ -68,10 +70,17 @@ class RunningMap:
     def tables(self, read: Read) -> Iterator[Table]:
         """What is to be told of a read: first the stacks that its rows name, then the rows."""
         losses = self.losses(read)
+        columns = list(read.columns)
+        for one in self.decoded:
+            made, failed = one.make(read.columns)
+            columns.append(made)
+            if failed:
+                losses["not_decoded"] = losses.get("not_decoded", 0) + failed
         if self.stacks is not None:
             stacks, named = self.stacks.table(read)
             yield stacks
-            read = replace(read, columns=[*read.columns, named])
+            columns.append(named)
+        read = replace(read, columns=columns)
         yield Table(self.schema, self.schema_frame, read, self.reader.max_entries, losses)
 
     def losses(self, read: Read) -> dict[str, int]:
@@ -121,12 +130,13 @@ class RunningCollector:
         interval: float,
         loaded: Loaded,
         fds: list[int],
+        decoders: Mapping[str, Decoder],
         keep_changes: Callable[[tuple[Change, ...]], None] = lambda changes: None,
     ) -> RunningCollector:
         """Open readers over the fds that came with `loaded`; raises ReadError where a map can't be read."""
         try:
             naming = open_naming(spec.name, loaded, fds)
-            maps = [_running_map(spec, settings, one, loaded, naming, fds) for one in loaded.maps]
+            maps = [_running_map(spec, settings, one, loaded, naming, fds, decoders) for one in loaded.maps]
             controls = Controls(spec.name, loaded.controls, fds, loaded.changes, keep_changes)
         except OSError as error:
             raise LoadError(
@@ -178,9 +188,12 @@ def _running_map(
     loaded: Loaded,
     naming: Naming,
     fds: list[int],
+    decoders: Mapping[str, Decoder],
 ) -> RunningMap:
     reader = _reader(settings, one, fds)
     columns = columns_of(one.key.columns(), one.value.columns())
+    decoded = decoded_columns([*one.key.columns(), *one.value.columns()], columns, decoders)
+    columns = (*columns, *(made.column for made in decoded))
     stacks = running_stacks(spec, one, loaded, naming, fds)
     if stacks is not None:
         columns = (*columns, STACK)
@@ -189,7 +202,7 @@ def _running_map(
     if one.failed_inserts_fd is not None:
         counter = Counter(fds[one.failed_inserts_fd], one.failed_inserts_offset)
     return RunningMap(
-        one.name, reader, schema, encode_schema(schema), counter, stacks, event_type=one.event_type
+        one.name, reader, schema, encode_schema(schema), counter, decoded, stacks, event_type=one.event_type
     )
 
 

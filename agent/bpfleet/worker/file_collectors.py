@@ -31,6 +31,7 @@ class _Field(Settings, frozen=True, kw_only=True):
     name: str = ""
     stack: str = ""
     process: str = ""
+    decode: str = ""
 
 
 class _Map(Settings, frozen=True, kw_only=True):
@@ -166,7 +167,14 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
             one.control,
             {
                 field: FieldWords(
-                    said.name, said.meaning, said.unit, said.help, said.fold, said.stack, said.process
+                    said.name,
+                    said.meaning,
+                    said.unit,
+                    said.help,
+                    said.fold,
+                    said.stack,
+                    said.process,
+                    said.decode,
                 )
                 for field, said in one.fields.items()
             },

@@ -17,9 +17,10 @@ from bpfleet.ipc import Channel, close_all
 from bpfleet.plugins import Plugins, State, state_of
 from bpfleet.protocol import Change, Changed, Loaded, LoadedLadder, Seal, plain, typed
 from bpfleet.settings import CollectorSettings, SinkSettings, convert
-from bpfleet.spec import Collector, Sink, SinkContext, SinkType
+from bpfleet.spec import Collector, Decoder, Sink, SinkContext, SinkType
 from bpfleet.wire import Origin
 from bpfleet.worker.collecting import RunningCollector, load_request
+from bpfleet.worker.decoding import decoder_names
 from bpfleet.worker.delivery import Delivery
 from bpfleet.worker.file_collectors import file_collector, files_in
 from bpfleet.worker.ledger import Ledger
@@ -45,6 +46,7 @@ class Startup:
     state: Path
     plugins: Plugins = field(default_factory=Plugins)
     absent: list[Absent] = field(default_factory=list)
+    _decoders: dict[str, Decoder] = field(default_factory=dict)
     wakeup: socket.socket | None = None
     """Readable once a signal has come: then `collectors` raises Stopped."""
     reloaded: bool = False
@@ -55,6 +57,7 @@ class Startup:
         wanted: dict[str, tuple[Collector, CollectorSettings]] = {}
         for spec, settings in self._specs():
             try:
+                self._decoders |= {name: self.plugins.decoder(name) for name in decoder_names(spec)}
                 agent = self.config.agent
                 request = load_request(spec, settings, agent.load_timeout, rescan=agent.rescan, attach=attach)
             except BpfleetError as error:
@@ -199,7 +202,13 @@ class Startup:
                     raise BpfleetError.from_plain(answer["error"])
                 interval = settings.interval or self.config.agent.interval
                 made = RunningCollector.of(
-                    spec, settings, interval, typed(answer, Loaded), fds, self._keeper(spec.name)
+                    spec,
+                    settings,
+                    interval,
+                    typed(answer, Loaded),
+                    fds,
+                    self._decoders,
+                    self._keeper(spec.name),
                 )
                 if self.reloaded and made.controls.changes:
                     undone = made.controls.undo()

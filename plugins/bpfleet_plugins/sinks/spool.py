@@ -13,16 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from bpfleet import Frame, SinkFull
 from bpfleet_plugins.sinks.spool_file import NoRoom, SpoolFile
-from bpfleet_plugins.sinks.spool_losses import Losses, More, drop_oldest
+from bpfleet_plugins.sinks.spool_lineage import Lineage
+from bpfleet_plugins.sinks.spool_losses import Losses, More, drop_oldest, tell_missing
 from bpfleet_plugins.sinks.spool_marks import Marks
-from bpfleet_plugins.sinks.spool_place import Damaged, unusable
-from bpfleet_plugins.sinks.spool_rows import Row, age, chunks, gap_of, gap_row, rows_of
+from bpfleet_plugins.sinks.spool_place import Damaged, unusable, what_helps
+from bpfleet_plugins.sinks.spool_rows import Row, age, chunks, gap_of, rows_of
 from bpfleet_plugins.sinks.spool_table import Item, Table
 
 __all__ = ["Item", "Spool"]
+
+T = TypeVar("T")
 
 
 class Spool:
@@ -132,7 +136,7 @@ class Spool:
                 raise SinkFull(
                     f"the spool takes no more records: {error}",
                     where=str(self._path),
-                    remedy="free some space on its disk; what is spooled is delivered meanwhile",
+                    remedy=f"{what_helps(str(error))}; what is spooled is delivered meanwhile",
                 ) from None
             self._told.clear()
 
@@ -148,8 +152,7 @@ class Spool:
             yield replace(row, data=data)
 
     def _add(self, rows: list[Row]) -> None:
-        owed = self._owed
-        if not owed and not rows:
+        if not (owed := self._owed) and not rows:
             return
         self._file.have_reserve()
         done = 0
@@ -168,6 +171,12 @@ class Spool:
         self._sync_if_due()
 
     # ---- out
+
+    def heard(self, durable: int, of: str) -> bool:
+        """An aggregator has numbers up to `durable`; False where they were not ours: then we have others."""
+        with self._lock, self._mended():
+            return of == self.id and self._change(lambda: self._lineage.heard(durable, self._marks))
+        return False
 
     def confirmed(self, seq: int, of: str) -> None:
         """Every record up to `seq` of the numbering `of` is safe."""
@@ -198,7 +207,7 @@ class Spool:
         with self._lock, self._mended(), suppress(NoRoom):
             if self._stuck:
                 self._clear()
-            self._expire()
+            self._drop("spool_age", lambda freed, row, at: age(row.origin.boot, row.t1, at) > self._age)
             self._sync_if_due()
             if not self._table.count:
                 self._file.shrink()
@@ -219,11 +228,7 @@ class Spool:
         # Pages are not filled to the brim.
         wanted = self._file.used + size * 3 // 2 - self._limit
         if wanted > 0:
-            wanted = max(wanted, self._limit // 64)
-            self._drop("spool_full", lambda freed, row, at: freed < wanted)
-
-    def _expire(self) -> None:
-        self._drop("spool_age", lambda freed, row, at: age(row.origin.boot, row.t1, at) > self._age)
+            self._drop("spool_full", lambda freed, row, at: freed < max(wanted, self._limit // 64))
 
     def _drop(self, reason: str, more: More) -> None:
         losses = Losses(reason, self._sink)
@@ -233,18 +238,15 @@ class Spool:
     # ---- the file
 
     def _load(self) -> None:
-        try:
-            self._table = Table(self._file)
-        except NoRoom:
-            self._file.use_reserve()
-            self._table = Table(self._file)
+        self._change(self._read)
         self._confirmed = self._stuck = 0
         if self._file.fresh:
-            for origin, first, last in self._marks.missing():
-                lost = gap_row(origin, first, last, last - first + 1, "spool_damaged", sink=self._sink)
-                self._table.add([lost])
-                self._table.remember(origin, last)
-            self._file.fresh = False
+            tell_missing(self._table, self._marks, self._sink)
+        self._file.fresh = False
+
+    def _read(self) -> None:
+        self._table = Table(self._file)
+        self._lineage = Lineage(self._file, self._table)
 
     def _begin_anew(self, reason: str) -> None:
         self._file.begin_anew(reason)
@@ -273,13 +275,13 @@ class Spool:
             self._stuck = self._table.count_up_to(self._confirmed)
         self._marks.keep()
 
-    def _change(self, change: Callable[[], object]) -> None:
+    def _change(self, change: Callable[[], T]) -> T:
         """Do what makes the spool smaller: on a full disk in the room of the reserve."""
         try:
-            change()
+            return change()
         except NoRoom:
             self._file.use_reserve()
-            change()
+            return change()
 
     def _shorten_log(self) -> None:
         if self._file.pending >= self._chunk:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from bpfleet.wire import Origin
+from bpfleet_plugins.sinks.spool_marks import Marks
 from bpfleet_plugins.sinks.spool_rows import Row, gap_row
 from bpfleet_plugins.sinks.spool_table import Table
 
-__all__ = ["Losses", "More", "drop_oldest"]
+__all__ = ["Losses", "More", "drop_oldest", "tell_missing"]
 
 More = Callable[[int, Row, float], bool]
 """Whether a row goes too: (bytes freed so far, the row, Unix time of its adding)."""
@@ -71,3 +72,10 @@ def drop_oldest(table: Table, after: int, losses: Losses, more: More) -> None:
     # Gaps alone stay as they are: nothing is gained by telling them anew.
     if losses.records:
         table.drop(until, losses.gaps())
+
+
+def tell_missing(table: Table, marks: Marks, sink: str) -> None:
+    """The table is a new one: what is known to have been in the one before is told."""
+    for origin, first, last in marks.missing():
+        table.add([gap_row(origin, first, last, last - first + 1, "spool_damaged", sink=sink)])
+        table.remember(origin, last)

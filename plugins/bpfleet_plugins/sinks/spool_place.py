@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bpfleet.errors import PrivilegeError, SinkError
 
-__all__ = ["Damaged", "barred", "check_place", "set_aside", "take_lock", "unusable"]
+__all__ = ["Damaged", "barred", "check_place", "set_aside", "take_lock", "unusable", "what_helps"]
 
 _KEPT = 2
 """Files put aside that are kept."""
@@ -99,6 +99,13 @@ def barred(error: OSError, path: Path, user: str) -> SinkError | PrivilegeError:
         where=str(path),
         remedy="free some space on its disk" if space else "move away what is in its place",
     )
+
+
+def what_helps(words: str) -> str:
+    """What to do about a disk that takes no more, by what it said."""
+    if "I/O error" in words or "Input/output error" in words:
+        return "the disk itself fails: see dmesg, and give the agent a state directory on another"
+    return "free some space on its disk"
 
 
 def unusable(path: Path, error: Exception) -> SinkError:

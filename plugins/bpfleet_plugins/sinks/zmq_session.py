@@ -126,13 +126,15 @@ class Session:
             raise self._over(f"the aggregator ended the session: {message.reason or 'no reason given'}")
         if not isinstance(message, Welcome):
             raise self._strange(f"it answered HELLO with {message.op.upper()}")
+        # A refusal that says how far it is means: your spool is behind, see to it.
+        if message.durable > self._spool.last and not message.refused:
+            raise self._strange(
+                f"it claims records up to {message.durable} of this spool, whose last is {self._spool.last}"
+            )
+        if (message.durable or not message.refused) and not self._spool.heard(message.durable, self._id):
+            raise self._over("the spool was restored from a backup, and goes on under another id")
         if message.refused:
             raise SessionOver(f"the aggregator refuses this agent: {message.refused}", strange=True)
-        if message.durable > self._spool.last:
-            raise self._strange(
-                f"it claims records up to {message.durable} of this spool, whose last is {self._spool.last}",
-                f"{_STRANGER} Was this host restored from a backup? Then remove its spool",
-            )
         self._welcomed = True
         self._credit, self._max_size = message.credit, message.max_size
         self._confirm(message.durable)

@@ -1,0 +1,1 @@
+"""Built-in decoders: names for numbers, in a column of their own."""

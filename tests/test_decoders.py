@@ -1,0 +1,184 @@
+"""Decoders: plugins that make columns of columns."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent_process import Agent, run
+from bpfleet.errors import ConfigError
+from bpfleet.layout import Leaf
+from bpfleet.spec import Decoder
+from bpfleet.wire import columns_of
+from bpfleet.worker.decoding import decoded_columns
+from bpfleet_plugins.decoders.errno import names
+from bpfleet_plugins.decoders.ip import addresses
+from distributions import distribution
+
+Start = Callable[..., Agent]
+
+SOURCE = """
+#include <bpfleet/bpfleet.h>
+
+struct call { __u32 tgid; __s32 result; };
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 4096);
+    __type(key, struct call);
+    __type(value, __u64);
+} calls SEC(".maps");
+
+SEC("tracepoint/syscalls/sys_exit_getpgid")
+int on_exit(struct trace_event_raw_sys_exit *ctx)
+{
+    struct call key = {.tgid = bpf_get_current_pid_tgid() >> 32, .result = ctx->ret};
+    __u64 none = 0, *count;
+
+    if (ctx->ret > 0)
+        return 0;
+    bpf_map_update_elem(&calls, &key, &none, BPF_NOEXIST);
+    count = bpf_map_lookup_elem(&calls, &key);
+    if (count)
+        __sync_fetch_and_add(count, 1);
+    return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+"""
+
+PLUGIN = """
+from bpfleet import Decoder, hookimpl
+
+calls = []
+
+def double(column):
+    calls.append(1)
+    if len(calls) % 2:
+        raise RuntimeError("every second time")
+    return column.astype("i8") * 2
+
+@hookimpl
+def bpfleet_decoders():
+    return [Decoder(name="double", help="twice as much", ctype="s64", decode=double)]
+"""
+
+
+def source(folder: Path, decoder: str) -> Path:
+    made = folder / "fail.bpf.c"
+    made.write_text(SOURCE)
+    (folder / "fail.toml").write_text(f'[maps.calls.fields.result]\ndecode = "{decoder}"\n')
+    return made
+
+
+def fail(times: int) -> int:
+    """Make a process that fails so many times with ESRCH; its pid."""
+    script = """
+import os
+for _ in range(%d):
+    try:
+        os.getpgid(1 << 22)
+    except ProcessLookupError:
+        pass
+"""
+    started = subprocess.Popen(["/usr/bin/python3", "-c", script % times])
+    assert started.wait(30) == 0
+    return started.pid
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@needs_root
+def test_a_field_that_names_a_decoder_gets_a_column_more(start_agent: Start, tmp_path: Path) -> None:
+    agent = start_agent(f'[agent]\ninterval = "100ms"\n[collectors."{source(tmp_path, "errno")}"]\n')
+    agent.next_snapshot("fail", "calls")
+    pid = fail(40)
+    snapshot = agent.next_snapshot("fail", "calls")
+    mine = [row for row in snapshot["rows"] if row["tgid"] == pid]
+    assert mine == [{"tgid": pid, "result": -3, "value": 40, "result_errno": "ESRCH"}]
+    assert snapshot["losses"] == {}
+    schema = next(one for one in agent.records if one["kind"] == "schema" and one["map"] == "calls")
+    made = next(one for one in schema["columns"] if one["name"] == "result_errno")
+    assert (made["part"], made["type"], made["count"], made["meaning"]) == ("value", "char", 16, "label")
+
+
+@needs_root
+def test_a_decoder_that_fails_costs_its_column_and_is_counted(start_agent: Start, tmp_path: Path) -> None:
+    environment = distribution(tmp_path, "doubles", {"decoder.double": "doubles"}, PLUGIN)
+    config = f'[agent]\ninterval = "100ms"\n[collectors."{source(tmp_path, "double")}"]\n'
+    agent = start_agent(config, **environment)
+    agent.next_snapshot("fail", "calls")
+    pid = fail(7)
+    found: dict[Any, Any] = {}
+    for _ in range(6):
+        snapshot = agent.next_snapshot("fail", "calls")
+        (row,) = [row for row in snapshot["rows"] if row["tgid"] == pid]
+        assert (row["result"], row["value"]) == (-3, 7)
+        found[row["result_double"]] = snapshot["losses"].get("not_decoded", 0) == len(snapshot["rows"])
+    assert found == {-6: False, 0: True}
+    assert agent.stderr.count("decoder 'double' failed on column 'result_double': RuntimeError") == 1
+
+
+@needs_root
+def test_a_decoder_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    done = run("once", str(source(tmp_path, "errrno")), "--after", "10ms")
+    assert done.returncode == 2
+    assert "there is no decoder 'errrno'" in done.stderr
+    assert "did you mean 'errno'?" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "ctype"), [("Upper", "u32"), ("good", "float"), ("good", "u64[0]")])
+def test_a_decoder_that_makes_no_sense_is_refused(name: str, ctype: str) -> None:
+    with pytest.raises(ConfigError):
+        Decoder(name=name, help="", ctype=ctype, decode=lambda column: column)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda c: c[:1], lambda c: None, lambda c: np.zeros((len(c), 2)), lambda c: 1 / 0]
+)
+def test_what_a_decoder_returns_is_checked(wrong: Any) -> None:
+    leaves = [Leaf("number", 0, "u32", decode="x")]
+    decoder = Decoder(name="x", help="", ctype="u32", decode=wrong)
+    (column,) = decoded_columns(leaves, columns_of(leaves, []), {"x": decoder})
+    made, failed = column.make([np.array([3, 1, 3], "<u4")])
+    assert (made.tolist(), failed) == ([0, 0, 0], 3)
+
+
+def test_values_that_come_again_are_decoded_once_and_in_place() -> None:
+    given: list[list[int]] = []
+
+    def shown(column: Any) -> Any:
+        given.append(column.tolist())
+        return np.array([f"\N{DEGREE SIGN}{number}" for number in column.tolist()])
+
+    leaves = [Leaf("number", 0, "u32", decode="x"), Leaf("number_x", 4, "u32")]
+    decoder = Decoder(name="x", help="", ctype="char[8]", decode=shown)
+    (column,) = decoded_columns(leaves, columns_of(leaves, []), {"x": decoder})
+    assert column.column.name == "number_x_"
+    made, failed = column.make([np.array([3, 1, 3, 1], "<u4"), np.zeros(4, "<u4")])
+    assert [one.decode() for one in made.tolist()] == ["\N{DEGREE SIGN}3", "\N{DEGREE SIGN}1"] * 2
+    assert (given, failed) == ([[1, 3]], 0)
+
+
+def test_errors_have_their_names_whatever_their_sign() -> None:
+    numbers = np.array([0, errno.ENOENT, -errno.EPERM, 100_000], "<i4")
+    assert names(numbers).tolist() == [b"", b"ENOENT", b"EPERM", b"100000"]
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1", "255.1.2.3", "2001:db8::1", "::"])
+def test_addresses_are_shown_as_people_write_them(text: str) -> None:
+    packed = ipaddress.ip_address(text).packed
+    assert addresses(np.array([packed] * 3, f"V{len(packed)}")).tolist() == [text.encode()] * 3
+    if len(packed) == 4:
+        assert addresses(np.frombuffer(packed, "<u4")).tolist() == [text.encode()]
+        inside = b"\0" * 10 + b"\xff\xff" + packed
+        assert addresses(np.frombuffer(inside, "<u4").reshape(1, 4)).tolist() == [text.encode()]
