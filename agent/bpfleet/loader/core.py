@@ -13,13 +13,14 @@ from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowher
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.event_types import event_types
-from bpfleet.loader.knobs import write_knobs
+from bpfleet.loader.knobs import write_data, write_knobs
 from bpfleet.loader.ladders import Rung, TakenRung, Trial, loaded_ladder, none_of, rungs_of, take
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import Links, refused
 from bpfleet.loader.logs import telling_lines
 from bpfleet.loader.seen_layouts import seen_layouts
 from bpfleet.loader.struct_ops import ask_for_links, attach_struct_ops
+from bpfleet.loader.uprobes import as_plain_uprobe
 from bpfleet.protocol import Load, LoadedLadder
 from bpfleet.spec import Attach
 
@@ -61,8 +62,14 @@ class CoreObject:
                     remedy="bpfleet inspect shows what the file holds",
                 ) from None
         write_knobs(opened, self._path, self._request.knobs)
+        write_data(opened, self._path, self._request.data)
         ask_for_links(opened)
         return opened
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """Names of its `const volatile` variables."""
+        return self._types.knobs
 
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""
@@ -95,6 +102,7 @@ class CoreObject:
     def _load(self, opened: Object, places: Sequence[Attach]) -> None:
         wanted = {place.program: place for place in places}
         for program in opened.programs():
+            as_plain_uprobe(program)
             if program.name in wanted:
                 set_target(program, wanted[program.name])
         with Log() as log:
