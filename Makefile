@@ -12,7 +12,7 @@ TESTS     ?= tests
 PACKAGES  := python3 python3-venv python3-bpfcc libbpf1 libbpf-dev linux-libc-dev clang make
 # What the tests and benchmarks compare with, and make work for.
 TEST_PACKAGES := gcc libc6-dev bpftool llvm binutils iproute2 libbpf-tools bpfcc-tools procps util-linux mount e2fsprogs systemd \
-	clickhouse-server clickhouse-client libzookeeper-java default-jre-headless openssl
+	clickhouse-server clickhouse-client libzookeeper-java default-jre-headless openssl golang-go
 
 # What boots Debian's stock kernels in virtual machines.
 KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 linux-image-6.12-amd64 busybox-static

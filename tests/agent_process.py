@@ -28,6 +28,7 @@ class Agent:
         self, config: str, directory: Path, *, sink: bool = True, environment: dict[str, str] | None = None
     ) -> None:
         self.state = directory / "state"
+        self.control = directory / "control"
         self.config = directory / "bpfleet.toml"
         self.records: list[Record] = []
         self.errors: list[str] = []
@@ -48,10 +49,13 @@ class Agent:
             reader.start()
 
     def write_config(self, config: str, *, sink: bool = True) -> None:
-        """`config` with our state directory, and a sink that we read."""
+        """`config` with our state directory and control socket, and a sink that we read."""
         if "[agent]" not in config:
             config = "[agent]\n" + config
-        config = config.replace("[agent]", f'[agent]\nstate = "{self.state}"', 1)
+        own = f'[agent]\nstate = "{self.state}"'
+        if "\ncontrol = " not in config:
+            own += f'\ncontrol = "{self.control}"'
+        config = config.replace("[agent]", own, 1)
         if sink:
             config += '\n[sinks.test]\ntype = "stdout"\nformat = "json"\n'
         self.config.write_text(config)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfleet.errors import StoreError
-from clickhouse_servers import DIES_WITH_US, Place, ServerProcess, free_port
+from clickhouse_servers import DIES_WITH_US, Place, ServerProcess, free_port, in_memory
 from clickhouse_writer import record
 from test_clickhouse_delivery import counted, wanted
 
@@ -120,14 +120,15 @@ def _replica(server: ServerProcess) -> str:
     return f"<replica><host>127.0.0.1</host><port>{server.tcp}</port></replica>"
 
 
-def running(folder: Path, shards: int, replicas: int) -> Iterator[Cluster]:
+def running(shards: int, replicas: int) -> Iterator[Cluster]:
     """A cluster, for a fixture."""
-    cluster = Cluster(folder, shards, replicas)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.kill()
+    with in_memory() as folder:
+        cluster = Cluster(folder, shards, replicas)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.kill()
 
 
 def places_of(cluster: Cluster, state: Path) -> Iterator[list[Place]]:

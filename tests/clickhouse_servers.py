@@ -9,10 +9,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -54,13 +55,26 @@ _USERS = """<yandex>
 </yandex>"""
 
 
+_given: set[int] = set()
+"""Ports that somebody here means to use."""
+
+
 def free_port() -> int:
     """A port that nobody listens on now, and that no connection is given while its server is down."""
     while True:
         port = random.randrange(20_000, 32_000)  # the kernel gives connections those from 32768 on
         with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                listener.bind(("127.0.0.1", port))
+                _given.add(port)
+                return port
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder for servers: each insert makes dozens of small files, which a disk is slow to delete."""
+    with TemporaryDirectory(prefix="bpfleet-test-", dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
@@ -113,7 +127,7 @@ class ServerProcess:
                 raise AssertionError(
                     f"clickhouse-server ended: {(self.folder / 'errors.log').read_text()[-2000:]}"
                 )
-            if self._answers(process.pid):
+            if self._answers(process.pid) and process.poll() is None:
                 return
             time.sleep(0.05)
         raise AssertionError("clickhouse-server does not answer")

@@ -151,14 +151,15 @@ def connect() -> Iterator[Callable[..., Client]]:
 
 
 @pytest.fixture(scope="session")
-def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def clickhouse_server() -> Iterator[ServerProcess]:
     """Debian's ClickHouse, on ports and in a folder of its own."""
-    from clickhouse_servers import ServerProcess
+    from clickhouse_servers import ServerProcess, in_memory
 
-    server = ServerProcess(tmp_path_factory.mktemp("clickhouse"))
-    server.start()
-    yield server
-    server.kill()
+    with in_memory() as folder:
+        server = ServerProcess(folder / "clickhouse")
+        server.start()
+        yield server
+        server.kill()
 
 
 @pytest.fixture(scope="session")

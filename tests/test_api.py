@@ -336,14 +336,15 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Root, and short-lived: no configuration, no plugin, no sink.
         (
             "loader",
-            "errors kernel ipc schema events layout spec protocol bpfleet_bpf bcc"
-            " bpf_object btf elf attach_points checked_bytes",
+            "errors kernel map_entries ipc schema events layout spec protocol bpfleet_bpf bcc"
+            " bpf_object btf elf attach_points checked_bytes packing",
         ),
         # No privileges: reads by fd, and can neither compile nor load.
         (
             "worker",
             "bpfleet errors kernel ipc schema layout settings spec protocol"
-            " wire reading draining symbols config identity plugins checking numpy msgspec",
+            " wire reading draining symbols config identity plugins checking packing map_entries"
+            " numpy msgspec",
         ),
         ("reading", "errors kernel schema layout wire numpy"),
         ("draining", "events kernel layout protocol reading numpy"),
@@ -356,6 +357,8 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         ("schema", "errors"),
         ("events", "layout schema"),
         ("layout", "schema"),
+        ("packing", "errors schema layout checked_bytes"),
+        ("map_entries", "kernel"),
         ("settings", "errors msgspec"),
         ("users", "errors"),
         ("spec", "errors schema settings"),
@@ -367,7 +370,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Reads files; needs no kernel either.
         (
             OBJECT_FILES,
-            f"errors schema layout {OBJECT_FILES}",
+            f"errors schema layout packing {OBJECT_FILES}",
         ),
         ("schema_source", "errors schema events layout bpf_object loader"),
         ("kernel", ""),

@@ -173,7 +173,10 @@ def test_a_global_variable_that_is_not_there_is_named(start_agent: Start, tmp_pa
     [
         ('(Attach("prob", "raw_tp", "sched_switch"),)', ["no program 'prob'", "probe"]),
         ('(Attach("probe", "kprobee", "x"),)', ["no attach kind 'kprobee'", "tracepoint"]),
-        ('(Attach("probe", "uprobe", "no-such-lib", "work"),)', ["no library 'no-such-lib'", "ldconfig"]),
+        (
+            '(Attach("probe", "uprobe", "no-such-lib", "work"),)',
+            ["no library or program 'no-such-lib'", "ldconfig"],
+        ),
         ('(Attach("probe", "uprobe", "/no/such/file", "work"),)', ["no file /no/such/file"]),
         ('(Attach("probe", "uprobe", "c", "getaddrinfoo"),)', ["getaddrinfoo", "libc.so.6"]),
         ('(Attach("probe", "tracepoint", "sched:no_such"),)', ["sched:no_such"]),

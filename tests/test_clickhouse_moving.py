@@ -16,9 +16,9 @@ from oracle_agents import OracleAgent
 
 
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def replicas() -> Iterator[Cluster]:
     """One shard of two replicas."""
-    yield from running(tmp_path_factory.mktemp("replicas"), 1, 2)
+    yield from running(1, 2)
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ DAY = 86400 * 10**9
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def shards() -> Iterator[Cluster]:
     """Two shards of one replica."""
-    yield from running(tmp_path_factory.mktemp("shards"), 2, 1)
+    yield from running(2, 1)
 
 
 @pytest.fixture

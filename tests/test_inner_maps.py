@@ -16,6 +16,10 @@ import pytest
 from agent_process import Agent, run
 from bpfleet import kernel
 from bpfleet.layout import declared, nested, unnested
+from bpfleet.loader.compile import object_for
+from bpfleet.loader.core import open_core
+from bpfleet.loader.schema_check import check_schema
+from bpfleet.protocol import Load
 from bpfleet.schema import label
 from bpfleet.supervisor.holdings import Holdings
 from bpfleet.supervisor.inner_maps import open_inner
@@ -189,6 +193,20 @@ def test_inner_maps_that_went_are_let_go_of(agent: Agent) -> None:
         assert rows(agent, "by_number")[0] == (1, 0, number)
     assert len(os.listdir(f"/proc/{worker}/fd")) == open_then
     os.close(outer)
+
+
+def test_the_schema_that_inspect_writes_is_the_one_that_loads(source: Path) -> None:
+    written = run("inspect", "--as-schema", str(object_for(source)))
+    space: dict[str, Any] = {}
+    exec(written.stdout, space)  # the source of a plugin, as its author would paste it
+    (spec,) = (one for one in space["MAPS"] if one.name == "by_side")
+    assert [(field.name, field.ctype) for field in spec.key] == [
+        ("outer", "u32"),
+        ("first", "u32"),
+        ("second", "u32"),
+    ]
+    opened = open_core(Load(collector="c", kind="core", source=str(source)))
+    assert check_schema("c", space["MAPS"], {one.name: one for one in opened.types()})
 
 
 def test_once_has_the_rows_of_inner_maps_in_its_one_snapshot(source: Path) -> None:

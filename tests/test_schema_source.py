@@ -15,6 +15,7 @@ from bpfleet import bpf_object
 from bpfleet.cli.inspect import command
 from bpfleet.layout import Layout, Leaf, declared, differences
 from bpfleet.loader.compile import core_sources
+from bpfleet.loader.seen_layouts import seen_layouts
 from bpfleet.schema import Map, Meaning
 from bpfleet.schema_source import map_of, source_of
 from bpfleet_bpf import INCLUDE
@@ -48,7 +49,7 @@ def _declared(path: Path) -> dict[str, Map]:
 def _check(path: Path) -> dict[str, Map]:
     made, maps = bpf_object.read(path), _declared(path)
     for name, one in maps.items():
-        key, value = made.layouts_of(name)
+        key, value, _ = seen_layouts(made, name)
         assert key is not None
         assert value is not None
         if one.is_globals:
@@ -64,11 +65,8 @@ def _check(path: Path) -> dict[str, Map]:
 @pytest.mark.parametrize("name", ["fields", "maps", "programs"])
 def test_what_is_printed_runs_and_agrees_with_the_object(objects: Objects, name: str) -> None:
     maps = _check(objects(name))
-    typed = [
-        one
-        for one in bpf_object.read(objects(name)).maps
-        if None not in bpf_object.read(objects(name)).layouts_of(one)
-    ]
+    made = bpf_object.read(objects(name))
+    typed = [one for one in made.maps if None not in seen_layouts(made, one)[:2]]
     assert [one for one in maps if not one.startswith(".")] == typed
 
 
@@ -105,7 +103,7 @@ def test_a_field_that_key_and_value_both_have_is_told_in_a_comment(objects: Obje
 
 def test_maps_that_can_not_be_declared_are_told_in_a_comment(objects: Objects) -> None:
     text = _output("--as-schema", objects("maps"))
-    assert "# outer (array_of_maps): no types of key and value to declare.\n" in text
+    assert "# programs (prog_array): no types of key and value to declare.\n" in text
 
 
 def test_counters_of_failed_inserts_and_constants_are_left_out(objects: Objects) -> None:

@@ -497,5 +497,5 @@ class Anything(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Anything.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+Anything.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 test_anything = Anything.TestCase

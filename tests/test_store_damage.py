@@ -66,10 +66,10 @@ def flip(path: Path, offset: int, bit: int) -> None:
 
 
 def damage_table(path: Path, table: str) -> None:
-    """Flip one bit in a block that has rows of that table."""
+    """Flip one bit in a block that has values of column `v` of that table."""
     database = duckdb.connect(str(path), read_only=True)
     blocks = database.execute(
-        f"SELECT DISTINCT block_id FROM pragma_storage_info('{table}') WHERE block_id >= 0"
+        f"SELECT block_id FROM pragma_storage_info('{table}') WHERE block_id >= 0 AND column_name = 'v'"
     ).fetchall()
     ((size,),) = database.execute("SELECT block_size FROM pragma_database_size()").fetchall()
     database.close()

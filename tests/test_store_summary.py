@@ -158,7 +158,7 @@ def made(step: Any, seq: int) -> Received:
     return Received(origin.agent, spool, seq, record, 100, received)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(STEPS)
 def test_answers_are_what_the_records_say_however_they_lie_in_partitions(steps: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -18,8 +18,9 @@ from bpfleet.btf import Btf, Kind, MapDef
 from bpfleet.checked_bytes import printable
 from bpfleet.errors import ObjectError
 from bpfleet.layout import Layout, Leaf
+from bpfleet.packing import Value, leaf_value
 
-__all__ = ["BpfObject", "Program", "Value", "parse", "read"]
+__all__ = ["BpfObject", "Program", "parse", "read"]
 
 MAX_BYTES = 256 << 20
 """A larger file is refused unread; the largest objects in use have a few megabytes."""
@@ -28,14 +29,6 @@ _INSTRUCTION = 8
 _GLOBALS = (".bss", ".data", ".rodata")
 _NOTHING = Layout(0, ())
 _REMEDY = "give the path of an object made by clang -g -O2 -target bpf"
-_FORMATS = {"bool": "?", "f32": "f", "f64": "d"} | {
-    f"{sign}{bits}": code.upper() if sign == "u" else code
-    for bits, code in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))
-    for sign in "us"
-}
-
-Value = bool | int | float | str | bytes | list[bool | int | float]
-"""A leaf's content: a number, numbers, text up to the first NUL, or bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +102,7 @@ class BpfObject:
         """What the file sets a global variable to; None where it says nothing (`.bss` is zeros)."""
         found = next((one for one in self.sections if one.name == section), None)
         raw = found.data[leaf.offset : leaf.offset + leaf.size] if found else b""
-        return _value(raw, leaf) if len(raw) == leaf.size else None
+        return leaf_value(raw, leaf) if len(raw) == leaf.size else None
 
 
 def read(path: Path) -> BpfObject:
@@ -203,12 +196,3 @@ def _layouts(types: Btf, one: MapDef) -> tuple[Layout | None, Layout | None]:
     if key is None and value is not None and not one.key_size:
         key = _NOTHING  # a queue or a stack
     return key, value
-
-
-def _value(raw: bytes, leaf: Leaf) -> Value:
-    if leaf.base == "char":
-        return printable(raw.partition(b"\0")[0])
-    if leaf.base == "bytes":
-        return raw
-    numbers = struct.unpack(f"<{leaf.count or 1}{_FORMATS[leaf.base]}", raw)
-    return list(numbers) if leaf.count is not None else numbers[0]

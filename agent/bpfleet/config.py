@@ -38,10 +38,16 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     """Time between two status records; one more is sent whenever a state changes."""
     load_timeout: Duration = Duration(30)
     """How long a collector's loader may take."""
+    rescan: Duration = Duration(60)
+    """Time between two looks for new copies of libraries, where a program is attached `everywhere`."""
     drain: Duration = Duration(10)
     """How long sinks may take to deliver what waits when the agent ends."""
     frame_size: Size = Size(1 << 20)
     """Larger snapshots are sent in parts of about this size."""
+    control: str = "/run/bpfleet/control"
+    """The socket for `bpfleet set`, `get` and `status`; empty: none."""
+    control_group: str | None = None
+    """A group whose members may use it too; else only root."""
     programs: str | None = None
     """A folder of `NAME.bpf.o` and `NAME.bpf.c` files, each a collector (docs/programs.md)."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)

@@ -1,6 +1,6 @@
 """What worker, supervisor and loader say to each other: plain data, with fds beside it.
 
-    worker → supervisor   Load …, Seal, Grow …, OpenInner …
+    worker → supervisor   Load …, Seal, Grow …, OpenInner …, Changed …
     supervisor → loader   Load or Grow (+ the map's fd)
     loader → supervisor   Loaded or Failed (+ fds)        supervisor → worker   the same
 
@@ -17,10 +17,13 @@ from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
 
 __all__ = [
+    "Change",
+    "Changed",
     "Failed",
     "Grow",
     "Load",
     "Loaded",
+    "LoadedControl",
     "LoadedLadder",
     "LoadedMap",
     "LoadedProgram",
@@ -28,12 +31,14 @@ __all__ = [
     "LoadedSymbols",
     "OpenInner",
     "Place",
+    "Rescan",
+    "Rescanned",
     "Seal",
     "plain",
     "typed",
 ]
 
-Place = tuple[str, str, str, str, int]
+Place = tuple[str, str, str, str, int, int, bool]
 """The fields of `bpfleet.spec.Attach`; without a kind, where the attach list or the section says."""
 
 
@@ -54,7 +59,11 @@ class Load(Message, kw_only=True, tag="load"):
     """For each ladder its rungs, best first; a rung is one program or several."""
     attach_all: bool = True
     """False: a program that can't be attached does not cost the others."""
-    knobs: dict[str, int] = msgspec.field(default_factory=dict)
+    knobs: dict[str, Any] = msgspec.field(default_factory=dict)
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Values of variables that may change while the program runs."""
+    entries: dict[str, tuple[tuple[Any, Any], ...]] = msgspec.field(default_factory=dict)
+    """Keys and values that maps hold before anything is attached; a value None is all zeros."""
     cflags: tuple[str, ...] = ()
     before_snapshot: str | None = None
     row_buffer: int = 64 << 20
@@ -64,6 +73,8 @@ class Load(Message, kw_only=True, tag="load"):
     """Bytes of each CPU's ring of a perf event array."""
     timeout: float = 30.0
     """Seconds that the loader may take."""
+    rescan: float = 60.0
+    """Seconds between two looks for new copies of libraries."""
     attach_programs: bool = True
     """False: only try whether it loads."""
 
@@ -75,6 +86,30 @@ class Grow(Message, kw_only=True, tag="grow"):
     map: str
     rows: int
     """Rows that the new buffer has room for."""
+
+
+class Rescan(Message, kw_only=True, tag="rescan"):
+    """Attach a collector's programs where there is something new: copies of libraries, CPUs."""
+
+    collector: str
+    request: Load
+    programs: dict[str, int]
+    """The fds of its programs."""
+    known: tuple[str, ...]
+    """What they are attached to already."""
+
+
+class Rescanned(Message, kw_only=True, tag="rescanned"):
+    """What a rescan found."""
+
+    collector: str
+    present: tuple[str, ...]
+    """All that there is now; of what is known and not among it, the fds can be closed."""
+    new: dict[str, tuple[int, ...]]
+    """The fds that keep programs attached to what was new."""
+    attached: dict[str, str]
+    """Where each program is attached now, beside the first place."""
+    errors: tuple[str, ...]
 
 
 class OpenInner(Message, kw_only=True, tag="inner"):
@@ -89,6 +124,13 @@ class Seal(Message, kw_only=True, tag="seal"):
     """The worker has what it needs; `collectors` are the ones it uses."""
 
     collectors: tuple[str, ...]
+
+
+class Changed(Message, kw_only=True, tag="changed"):
+    """All that is changed of a collector now; the supervisor keeps it for the next worker."""
+
+    collector: str
+    changes: tuple[Change, ...]
 
 
 class LoadedMap(msgspec.Struct, kw_only=True):
@@ -165,6 +207,39 @@ class LoadedProgram(msgspec.Struct, kw_only=True):
     """Why it is not attached, where it should be."""
 
 
+class LoadedControl(msgspec.Struct, kw_only=True):
+    """What user space may look at, and mostly change, while the program runs: a section of variables, or a
+    map that the collector calls a control map."""
+
+    name: str
+    """The map's, or the section's (`.data`)."""
+    key: Layout
+    """Empty for a section of variables."""
+    value: Layout
+    fd: int
+
+
+class Change(msgspec.Struct, kw_only=True, frozen=True):
+    """One variable or entry that `bpfleet set` has changed, with what it takes to undo it."""
+
+    name: str
+    """Such as `threshold` or `weights[64]`."""
+    value: str
+    """What it is now, as JSON; empty for an entry that was deleted."""
+    at: int
+    """Wall clock, ns."""
+    uid: int
+    """Who asked."""
+    place: str
+    """The section's or map's name."""
+    offset: int
+    """Bytes into the section."""
+    key: bytes
+    """Empty for a variable."""
+    before: bytes | None
+    """What was there before the first change; None: no entry."""
+
+
 class LoadedLadder(msgspec.Struct, kw_only=True):
     """Which of a collector's alternatives was taken."""
 
@@ -188,6 +263,11 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     before_snapshot_fd: int | None = None
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
+    controls: tuple[LoadedControl, ...] = ()
+    known: tuple[str, ...] = ()
+    """What a rescan need not attach to again."""
+    changes: tuple[Change, ...] = ()
+    """What was changed by earlier workers; filled in by the supervisor."""
     ladders: tuple[LoadedLadder, ...] = ()
     stacks: tuple[LoadedStacks, ...] = ()
     symbols: LoadedSymbols | None = None
@@ -208,10 +288,10 @@ M = TypeVar("M")
 
 def plain(message: Message | LoadedMap) -> dict[str, Any]:
     """The message as maps, lists, numbers and text."""
-    made: dict[str, Any] = msgspec.to_builtins(message)
+    made: dict[str, Any] = msgspec.to_builtins(message, builtin_types=(bytes,))
     return made
 
 
 def typed(data: dict[str, Any], kind: type[M]) -> M:
     """The message that `data` says; raises msgspec.ValidationError where it says none."""
-    return msgspec.convert(data, kind)
+    return msgspec.convert(data, kind, builtin_types=(bytes,))

@@ -160,9 +160,10 @@ class Map:
 
     `name` is the map's name in the source, or a section of global variables such as `.bss` (then `key` is
     empty and `value` names the variables that matter). A key or value that is no struct in C is one field,
-    whose name is free. `packed` says that the C structs are packed. A map that is drained (a queue, a
-    stack, a ring buffer, a perf event array) has no key, and its value is the event; `event` names the
-    struct of the object that a ring buffer's declaration is held against.
+    whose name is free. `packed` says that the C structs are packed, `control` that user space tells the
+    program something by its entries: `bpfleet set` may change them while it runs. A map that is drained (a
+    queue, a stack, a ring buffer, a perf event array) has no key, and its value is the event; `event` names
+    the struct of the object that a ring buffer's declaration is held against.
     """
 
     name: str
@@ -171,6 +172,7 @@ class Map:
     help: str = ""
     packed: bool = False
     event: str = ""
+    control: bool = False
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -266,5 +268,7 @@ class MapWords:
     """Of a ring buffer or perf event array: the type of its events, such as `struct event`."""
     size: int = 0
     """Of the same: bytes that are wanted of each event; 0: all that the type has."""
+    control: bool = False
+    """Whether `bpfleet set` may change its entries while the program runs."""
     fields: Mapping[str, FieldWords] = dataclasses.field(default_factory=dict)
     """By the field's name; `key` and `value` where C has none."""

@@ -20,6 +20,7 @@ from bpfleet.events import DRAINED
 from bpfleet.layout import Layout, Leaf, declared, differences
 from bpfleet.loader.event_types import event_types
 from bpfleet.loader.schema_check import FAILED_INSERTS
+from bpfleet.loader.seen_layouts import seen_layouts
 from bpfleet.schema import Field, Map, Meaning, padding, struct
 
 __all__ = ["map_of", "module_source", "source_of"]
@@ -86,7 +87,7 @@ def module_source(made: BpfObject) -> str:
     ]
     maps: list[Map] = []
     for name in (*made.maps, *(one for one in made.globals if not one.startswith(".rodata"))):
-        key, value = made.layouts_of(name)
+        key, value, _ = seen_layouts(made, name)
         struct_name = ""
         events = event_types(made, name)
         if events is not None:

@@ -66,7 +66,7 @@ class Attach:
     | kprobe.multi, kretprobe.multi | a glob of kernel functions | |
     | fentry, fexit, fmod_ret, lsm | a kernel function | |
     | ksyscall, kretsyscall | a system call | |
-    | uprobe, uretprobe | a library (`c`, as in libc) or path | a function, `+offset` |
+    | uprobe, uretprobe, uprobe.returns | a library (`c`, as in libc), program or path | a function or glob |
     | usdt | the same | `provider:name` |
     | perf_event | `cpu-clock`, `cpu-cycles`, … | |
     | xdp, tcx/ingress, tcx/egress | an interface | |
@@ -80,10 +80,17 @@ class Attach:
     symbol: str = ""
     frequency: int = 0
     """Samples a second of a perf_event; 99 where 0."""
+    pid: int = 0
+    """Of uprobes and USDT: only this process, and the library is the one that it uses; 0: every process."""
+    everywhere: bool = False
+    """Of uprobes: also in other copies of the library that processes use, as they are found."""
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
 
+
+Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
+"""Keys and values of a map: numbers, text, bytes; lists for arrays, mappings for structs."""
 
 Rung = str | Attach | Sequence[str | Attach]
 """One of a ladder's alternatives: a program by its name, a program in a place of its own, or several that are
@@ -97,7 +104,9 @@ class Collector:
     Without `maps` the schema is derived from the object's types; `words` says of such maps what types can't:
     meanings, units, help. Without `attach` every program
     goes where its section's name (or bcc's own macro) says. `knobs` turns settings into the
-    source's `const volatile` variables (bcc: `-D` macros). `before_snapshot` names a
+    source's `const volatile` variables (bcc: `-D` macros), `data` into other global variables, `entries`
+    into what maps hold before anything is attached: map → {key: value}, or pairs of both where a key is no
+    number or text; a value None is all zeros. `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
     first. `ladders` names alternatives of programs, best first (`{"exec": ("by_tp_btf", "by_kprobe")}`): the
     first rung that this kernel loads and attaches is taken, programs of the others stay out of it.
@@ -111,7 +120,9 @@ class Collector:
     maps: tuple[Map, ...] = ()
     attach: tuple[Attach, ...] = ()
     settings: type[CollectorSettings] = CollectorSettings
-    knobs: Callable[[Any], Mapping[str, int]] | None = None
+    knobs: Callable[[Any], Mapping[str, Any]] | None = None
+    data: Callable[[Any], Mapping[str, Any]] | None = None
+    entries: Callable[[Any], Mapping[str, Entries]] | None = None
     before_snapshot: str | None = None
     attach_all: bool = True
     words: Mapping[str, MapWords] = field(default_factory=dict)

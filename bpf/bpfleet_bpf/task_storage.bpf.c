@@ -29,7 +29,7 @@ struct {
 	__type(value, __u64);
 } target SEC(".maps");
 
-/* HEADS in loader/local_storage.py has the same layout. */
+/* HEADS in loader/seen_layouts.py has the same layout. */
 struct head {
 	__u32 tgid;
 	__u32 pid;

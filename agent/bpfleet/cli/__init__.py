@@ -19,6 +19,9 @@ __all__ = ["app", "main"]
 _COMMANDS = {
     "run": "Run the agent.",
     "once": "Load collectors, wait, print one snapshot of each, exit.",
+    "status": "Show what the running agent does.",
+    "get": "Show variables and control maps of collectors that run.",
+    "set": "Change them.",
     "trace": "Show what programs print with bpf_printk.",
     "plugins": "List the plugins installed, and their states.",
     "check": "Check a configuration, its plugins and their programs.",

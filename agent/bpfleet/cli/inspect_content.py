@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpfleet import elf
-from bpfleet.bpf_object import BpfObject, Value
+from bpfleet.bpf_object import BpfObject
 from bpfleet.layout import Layout, Leaf
+from bpfleet.packing import Value
 
 __all__ = ["MAP_FLAGS", "Table", "summary", "tables", "to_plain"]
 

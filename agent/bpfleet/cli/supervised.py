@@ -72,6 +72,8 @@ def supervisor_arguments(path: Path | None, options: dict[str, Any]) -> list[str
         "state": parsed.agent.state,
         "drain": parsed.agent.drain + 2.0,
         "options": options,
+        "control": parsed.agent.control if options["mode"] == "run" else "",
+        "control_group": parsed.agent.control_group,
         "reads": _read_by_worker(parsed, options),
     }
     # -P: nothing is imported from the current directory, which may be anyone's.

@@ -20,9 +20,12 @@ from bpfleet.events import DRAINED
 from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
+from bpfleet.loader.controls import tell
 from bpfleet.loader.drained_maps import prepare_drained
-from bpfleet.loader.local_storage import HEADS, load_storage_iterator
+from bpfleet.loader.local_storage import load_storage_iterator
+from bpfleet.loader.rescan import known_at_load, rescan
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
+from bpfleet.loader.seen_layouts import HEADS
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
 from bpfleet.loader.tracing_mounts import mount_privately
@@ -34,6 +37,7 @@ from bpfleet.protocol import (
     LoadedMap,
     LoadedProgram,
     LoadedStacks,
+    Rescanned,
     plain,
     typed,
 )
@@ -57,9 +61,11 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), timeout=None)
     message, received = channel.receive()
     fds = _Fds()
-    reply: Loaded | LoadedMap | Failed
+    reply: Loaded | LoadedMap | Rescanned | Failed
     try:
-        if message["op"] == "grow":
+        if message["op"] == "rescan":
+            reply = rescan(message, received, fds.add)
+        elif message["op"] == "grow":
             reply = grow(typed(message["request"], Grow), message["map"], received[0], fds)
         else:
             reply = load(typed(message, Load), fds)
@@ -84,6 +90,7 @@ def load(request: Load, fds: _Fds) -> Loaded:
     stacks = named_stack_maps(request.collector, layouts, compiled)
     read = {name: layout for name, layout in layouts.items() if name not in stacks}
     maps = tuple(_maps(request, read, compiled, fds))
+    controls = tell(request, compiled, layouts, backend.knobs, fds.add)
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
         LoadedProgram(name=one.name, fd=fds.add(one.fd), attached=one.attached, error=one.error)
@@ -97,6 +104,8 @@ def load(request: Load, fds: _Fds) -> Loaded:
         links=tuple(index for there in links.values() for index in there),
         ladders=tuple(backend.ladders()),
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
+        controls=controls,
+        known=tuple(known_at_load(_attach_list(request))),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
         stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
         symbols=open_symbols(fds.add) if stacks else None,

@@ -14,7 +14,8 @@ from bpfleet.loader.attach_network import attach_cgroup, attach_socket, attach_t
 from bpfleet.loader.attach_perf import attach_perf_event
 from bpfleet.loader.libbpf import ProgramHandle, library
 from bpfleet.loader.linking import Links, link
-from bpfleet.loader.symbols import library_path
+from bpfleet.loader.symbols import binary_of
+from bpfleet.loader.uprobes import UPROBE_KINDS, attach_uprobe
 from bpfleet.spec import Attach
 
 __all__ = ["attach_by_section", "attach_program", "goes_nowhere", "set_target"]
@@ -27,13 +28,17 @@ _FUNCTIONS = "see /proc/kallsyms for this kernel's functions, and bpfleet doctor
 def goes_nowhere(program: ProgramHandle) -> bool:
     """Whether the section names a kind and no place (`SEC("xdp")`), so that only an attach list can say."""
     point = attach_point(program.section)
-    if point.kind in ("uprobe", "uretprobe", "usdt"):
+    if point.kind in (*UPROBE_KINDS, "usdt"):
         return not point.symbol
     return not point.target and point.kind not in _NEED_NO_TARGET
 
 
 def attach_by_section(program: ProgramHandle) -> Links:
     """Attach where the section's name says, as libbpf does; raises AttachError."""
+    point = attach_point(program.section)
+    if point.kind in UPROBE_KINDS:
+        place = f"{point.symbol}+{point.offset:#x}" if point.offset else point.symbol
+        return attach_uprobe(program, Attach(program.name, point.kind, point.target, place))
     return link(lambda: library().bpf_program__attach(program.handle), program, program.section)
 
 
@@ -132,31 +137,12 @@ def _ksyscall(program: ProgramHandle, wanted: Attach) -> Links:
     )
 
 
-def _uprobe(program: ProgramHandle, wanted: Attach) -> Links:
-    path = library_path(wanted.target, program.name)
-    symbol, _, offset = wanted.symbol.partition("+")
-    options = _options(
-        ("ref_ctr_offset", ctypes.c_size_t, 0),
-        ("bpf_cookie", ctypes.c_uint64, 0),
-        ("retprobe", ctypes.c_bool, wanted.kind == "uretprobe"),
-        ("func_name", ctypes.c_char_p, symbol.encode()),
-    )
-    return link(
-        lambda: library().bpf_program__attach_uprobe_opts(
-            program.handle, -1, str(path).encode(), int(offset or "0", 0), ctypes.byref(options)
-        ),
-        program,
-        f"{wanted.kind} {path}:{wanted.symbol}",
-        f"nm -D {path} lists its symbols",
-    )
-
-
 def _usdt(program: ProgramHandle, wanted: Attach) -> Links:
-    path = library_path(wanted.target, program.name)
+    path = binary_of(wanted, program.name)
     provider, _, name = wanted.symbol.partition(":")
     return link(
         lambda: library().bpf_program__attach_usdt(
-            program.handle, -1, str(path).encode(), provider.encode(), name.encode(), None
+            program.handle, wanted.pid or -1, str(path).encode(), provider.encode(), name.encode(), None
         ),
         program,
         f"usdt {path}:{wanted.symbol}",
@@ -177,8 +163,7 @@ _KINDS: dict[str, Callable[[ProgramHandle, Attach], Links]] = {
     "kretprobe.multi": _kprobe_multi,
     "ksyscall": _ksyscall,
     "kretsyscall": _ksyscall,
-    "uprobe": _uprobe,
-    "uretprobe": _uprobe,
+    **dict.fromkeys(UPROBE_KINDS, attach_uprobe),
     "usdt": _usdt,
     "perf_event": attach_perf_event,
     "xdp": attach_xdp,

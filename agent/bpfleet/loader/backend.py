@@ -65,6 +65,10 @@ class AttachedProgram:
 class Backend(Protocol):
     """A collector's program, not attached yet."""
 
+    @property
+    def knobs(self) -> frozenset[str]:
+        """Names of its `const volatile` variables."""
+
     def load(self) -> None:
         """Bring the programs into the kernel; raises VerifierError with the log's telling lines."""
 

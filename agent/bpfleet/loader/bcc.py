@@ -40,6 +40,12 @@ def open_bcc(request: Load, source_text: str) -> BccObject:
             where=f"collector {request.collector!r}, before_snapshot",
             remedy="write the collector in the core dialect",
         )
+    if request.data:
+        raise UnsupportedError(
+            f"a bcc program has no variables that could be set ({', '.join(request.data)})",
+            where=f"collector {request.collector!r}, data",
+            remedy="use knobs, which become macros, or entries of a map",
+        )
     if request.ladders:
         raise UnsupportedError(
             "programs of a bcc source have no alternatives",
@@ -69,6 +75,11 @@ class BccObject:
         ]
         self._places = places(self._names, [Attach(*place) for place in request.attach], request.source)
         self._fds: dict[str, int] = {}
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """None: they are macros."""
+        return frozenset()
 
     def maps(self) -> Sequence[CompiledMap]:
         """Every table with its fd; layouts are None where bcc's description leaves the bytes in doubt."""

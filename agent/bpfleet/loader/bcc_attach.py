@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from bpfleet.errors import AttachError, UnsupportedError
+from bpfleet.loader.executables import Executable
 from bpfleet.loader.symbols import library_path
+from bpfleet.loader.uprobes import refuse_returns_of_go
 from bpfleet.spec import Attach
 
 __all__ = ["PROGRAM_TYPES", "attach_place", "close_names", "places"]
@@ -163,6 +165,7 @@ def _uprobe(target: _Target) -> int:
     place = target.place
     _require("uprobe", target)
     path = library_path(place.target, place.program)
+    refuse_returns_of_go(Executable(path), place)
     try:
         found, offset = target.bpf._check_path_symbol(bytes(path), place.symbol.encode(), None, -1)
     except Exception as error:

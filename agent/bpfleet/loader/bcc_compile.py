@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bpfleet.errors import BpfleetError, CompileError, LoadError, UnsupportedError
+from bpfleet.errors import BpfleetError, CompileError, ConfigError, LoadError, UnsupportedError
 from bpfleet.loader.headers import Includes, header_tree, includes_of, installed_headers
 from bpfleet.loader.llvm_exit import outlived
 from bpfleet.loader.logs import Stderr, compiler_errors
@@ -200,4 +200,10 @@ def _check_knobs(request: Load, includes: Includes, source: Path) -> None:
                 f"the source has no knob {name!r}",
                 where=str(source),
                 remedy=f"use {name} in the source, or leave it out of the collector's knobs",
+            )
+        if not isinstance(request.knobs[name], int):
+            raise ConfigError(
+                f"knob {name!r} is {request.knobs[name]!r}, and must be a whole number",
+                where=str(source),
+                remedy="a knob of a bcc program is a macro: give a number",
             )

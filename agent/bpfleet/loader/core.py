@@ -9,18 +9,18 @@ from pathlib import Path
 from bpfleet import bpf_object
 from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
-from bpfleet.layout import nested, sized
 from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.event_types import event_types
-from bpfleet.loader.knobs import write_knobs
+from bpfleet.loader.knobs import write_data, write_knobs
 from bpfleet.loader.ladders import Rung, TakenRung, Trial, loaded_ladder, none_of, rungs_of, take
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import Links, refused
-from bpfleet.loader.local_storage import HEADS
 from bpfleet.loader.logs import telling_lines
+from bpfleet.loader.seen_layouts import seen_layouts
 from bpfleet.loader.struct_ops import ask_for_links, attach_struct_ops
+from bpfleet.loader.uprobes import as_plain_uprobe
 from bpfleet.protocol import Load, LoadedLadder
 from bpfleet.spec import Attach
 
@@ -62,8 +62,14 @@ class CoreObject:
                     remedy="bpfleet inspect shows what the file holds",
                 ) from None
         write_knobs(opened, self._path, self._request.knobs)
+        write_data(opened, self._path, self._request.data)
         ask_for_links(opened)
         return opened
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """Names of its `const volatile` variables."""
+        return self._types.knobs
 
     def types(self) -> Sequence[CompiledMap]:
         """The maps' types as the compiler left them, without fds (-1)."""
@@ -96,6 +102,7 @@ class CoreObject:
     def _load(self, opened: Object, places: Sequence[Attach]) -> None:
         wanted = {place.program: place for place in places}
         for program in opened.programs():
+            as_plain_uprobe(program)
             if program.name in wanted:
                 set_target(program, wanted[program.name])
         with Log() as log:
@@ -121,24 +128,18 @@ class CoreObject:
     def _described(self, one: MapHandle, fd: int) -> CompiledMap:
         defined = self._types.maps.get(one.name)
         kind = defined.type_name if defined else ""
-        key, value = self._types.layouts_of(one.name)
-        made = CompiledMap(
+        key, value, inner = seen_layouts(self._types, one.name)
+        return CompiledMap(
             one.name,
             fd,
-            HEADS.get(kind, key),
+            key,
             value,
             one.sizes,
+            inner=inner,
             kind=kind,
             events=event_types(self._types, one.name),
             own=self._is_own(kind),
         )
-        if defined is None or defined.inner is None:
-            return made
-        inner_key, inner_value = self._types.layouts_of(defined.inner.name)
-        inner_key = inner_key or sized(defined.inner.key_size)
-        both, at = nested(key or sized(one.sizes[0]), inner_key)
-        inner_value = inner_value or sized(defined.inner.value_size)
-        return replace(made, key=both, value=inner_value, inner=(at, inner_key.size))
 
     def _is_own(self, kind: str) -> bool:
         if kind == "perf_event_array":

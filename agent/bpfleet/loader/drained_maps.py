@@ -14,11 +14,11 @@ from collections.abc import Callable
 from bpfleet import kernel
 from bpfleet.errors import LoadError, UnsupportedError
 from bpfleet.events import padded
-from bpfleet.loader.attach_perf import online_cpus, open_perf_event
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.libbpf import Log, Object
 from bpfleet.loader.logs import telling_lines
+from bpfleet.loader.perf_events import online_cpus, open_perf_event
 from bpfleet.protocol import LoadedMap
 from bpfleet_bpf import DRAIN
 

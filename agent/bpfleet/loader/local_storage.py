@@ -8,32 +8,14 @@ import struct
 
 from bpfleet.errors import UnsupportedError
 from bpfleet.kernel import MapInfo
-from bpfleet.layout import Layout, Leaf
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.libbpf import Log, MapHandle, Object, library
 from bpfleet.loader.logs import telling_lines
-from bpfleet.schema import Meaning
 from bpfleet_bpf import STORAGE
 
-__all__ = ["HEADS", "load_storage_iterator"]
+__all__ = ["load_storage_iterator"]
 
-
-def _head(*leaves: tuple[str, str, int | None]) -> Layout:
-    made: list[Leaf] = []
-    size = 0
-    for name, base, count in leaves:
-        made.append(Leaf(name, size, base, count, Meaning.LABEL))
-        size += made[-1].size
-    return Layout(size, tuple(made))
-
-
-HEADS = {
-    "task_storage": _head(("tgid", "u32", None), ("pid", "u32", None), ("comm", "char", 16)),
-    "sk_storage": _head(("cookie", "u64", None)),
-    "cgrp_storage": _head(("cgroup", "u64", None)),
-}
-"""By type: what stands for a key in the rows, as `struct head` of each iterator has it."""
 
 _DESCENDANTS = 2  # BPF_CGROUP_ITER_DESCENDANTS_PRE; without an fd or id, of the root
 

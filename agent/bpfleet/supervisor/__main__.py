@@ -10,7 +10,6 @@ import os
 import resource
 import selectors
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -21,11 +20,14 @@ from typing import Any
 from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import ChannelClosed, close_all
 from bpfleet.kernel import boottime_ns
+from bpfleet.supervisor.control_socket import ControlSocket
 from bpfleet.supervisor.holdings import Holdings
 from bpfleet.supervisor.inner_maps import open_inner
 from bpfleet.supervisor.launch import Child, ending, start_worker
 from bpfleet.supervisor.loading import Job, Loaders, failed
 from bpfleet.supervisor.privileges import require_capabilities, worker_user
+from bpfleet.supervisor.rescans import Rescans
+from bpfleet.supervisor.signals import signals
 from bpfleet.users import User, make_state_directory
 
 LEDGER_BYTES = 4096
@@ -48,27 +50,30 @@ class Boot:
     """What the worker must be able to read besides the code."""
     drain: float = 10.0
     """Seconds that the worker may take to end."""
+    control: str = ""
+    """The control socket's path; empty: none."""
+    control_group: str | None = None
 
 
 class Supervisor:
     """The loop. One worker at a time; a few loaders at once; everything else waits."""
 
-    def __init__(self, boot: Boot, user: User) -> None:
-        self.boot, self.user = boot, user
+    def __init__(self, boot: Boot, user: User, control: ControlSocket) -> None:
+        self.boot, self.user, self.control = boot, user, control
         self.run = boottime_ns()
         self.holdings = Holdings()
         self.selector = selectors.DefaultSelector()
         self.ledger = os.memfd_create("bpfleet-ledger", os.MFD_CLOEXEC)
         os.truncate(self.ledger, LEDGER_BYTES)
         self.worker: Child | None = None
-        self.sealed = False
-        self.stopping = False
-        self.reloading = False
+        self.sealed = self.stopping = self.reloading = False
+        self.reloaded = False  # until the first worker since a reload has sealed: it undoes changes by hand
         self.kill_at = float("inf")
         self.start_at = 0.0
         self.pause = 0.0
         self.started = 0.0
         self.loaders = Loaders(self.holdings, self.selector, self._send)
+        self.rescans = Rescans(self.holdings, self.loaders.ask)
         self.config = ""
         self.good_config: str | None = None
         self.fall_back = False
@@ -76,12 +81,14 @@ class Supervisor:
 
     def main(self) -> int:
         """Run until the worker has ended for good; returns the exit code."""
-        wakeup = _signals()
+        wakeup = signals()
         self.selector.register(wakeup, selectors.EVENT_READ)
         while True:
             now = time.monotonic()
             if self.worker is None and now >= self.start_at:
                 self._start_worker()
+            if self.sealed:
+                self.rescans.start_due()
             self.loaders.start()
             for key, _ in self.selector.select(self._patience(now)):
                 if key.fileobj is wakeup:
@@ -113,12 +120,15 @@ class Supervisor:
             "state": self.boot.state,
             "user": self.user.name,
             "run": self.run,
+            "reloaded": self.reloaded,
+            "control_gid": self.control.gid,
         }
+        fds = [self.ledger] + ([self.control.listener.fileno()] if self.control.listener else [])
         self.selector.register(worker.pidfd, selectors.EVENT_READ, "pidfd")
         self.selector.register(worker.channel, selectors.EVENT_READ, "channel")
         # Where it has ended already, its pidfd says so.
         with suppress(ChannelClosed):
-            worker.channel.send(message, [self.ledger])
+            worker.channel.send(message, fds)
 
     def _worker_ended(self) -> int | None:
         """What to exit with; None where another worker follows."""
@@ -130,7 +140,7 @@ class Supervisor:
         self.worker, self.kill_at = None, float("inf")
         self.loaders.forget_waiting()
         if self.reloading and not self.stopping:
-            self.reloading = False
+            self.reloading, self.reloaded = False, True
             self.start_at = 0.0
             return None
         if self.stopping or status == _DONE or self.boot.options["mode"] != "run":
@@ -139,7 +149,7 @@ class Supervisor:
             if self.good_config is None or self.config == self.good_config:
                 return status
             _say("the new configuration is not used; going on with the one before")
-            self.fall_back = True
+            self.fall_back, self.reloaded = True, False
             return None
         self.false_starts += 1
         if self.good_config is None and self.false_starts == _FALSE_STARTS:
@@ -188,11 +198,13 @@ class Supervisor:
     def _obey(self, message: dict[str, Any]) -> None:
         operation = message["op"]
         if operation == "seal":
-            self.sealed = True
+            self.sealed, self.reloaded = True, False
             self.good_config, self.false_starts = self.config, 0
             self.holdings.keep_only([str(name) for name in message["collectors"]])
         elif operation == "load":
             self._load(message)
+        elif operation == "changed":
+            self.holdings.keep_changes(message["collector"], message["changes"])
         elif operation == "inner":
             answer, fds = open_inner(self.holdings, message)
             self._send(answer, fds)
@@ -228,6 +240,8 @@ class Supervisor:
         moments = [self.loaders.deadline, self.kill_at]
         if self.worker is None:
             moments.append(self.start_at)
+        elif self.sealed:
+            moments.append(self.rescans.deadline)
         nearest = min(moments)
         return None if nearest == float("inf") else max(0.0, nearest - now) + 0.001
 
@@ -259,17 +273,6 @@ class Supervisor:
             self.selector.unregister(self.worker.channel)
 
 
-def _signals() -> socket.socket:
-    """A socket that each signal's number is written to."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: None)
-    signal.set_wakeup_fd(theirs.detach())
-    return ours
-
-
 def _say(text: str) -> None:
     print(f"bpfleet: {text}", file=sys.stderr, flush=True)
 
@@ -282,7 +285,11 @@ def main() -> int:
         make_state_directory(Path(boot.state), user, table="agent", mode=0o755)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return Supervisor(boot, user).main()
+        control = ControlSocket(boot.control, boot.control_group, _say)
+        try:
+            return Supervisor(boot, user, control).main()
+        finally:
+            control.close()
     except BpfleetError as error:
         _say(str(error))
         return 2 if isinstance(error, ConfigError) else 1

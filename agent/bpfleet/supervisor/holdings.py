@@ -20,6 +20,9 @@ from bpfleet.ipc import close_all
 
 __all__ = ["Holdings"]
 
+_MOST_CHANGES = 8 << 20
+"""Bytes that the worker may have kept of what was changed of one collector."""
+
 
 def digest(request: dict[str, Any]) -> str:
     """What makes two load requests the same one: what they say, and the source's content."""
@@ -37,10 +40,19 @@ class Holding:
     """One collector in the kernel."""
 
     digest: str
+    request: dict[str, Any]
     answer: dict[str, Any]
     fds: list[int]
     rings: list[mmap.mmap]
     """Perf rings live only while somebody has them mapped: we have, whatever becomes of workers."""
+    grown: dict[str, list[int]] = field(default_factory=dict)
+    """By what a rescan found: the fds that keep programs attached to it."""
+
+    def close(self) -> None:
+        """Detach and free it."""
+        for ring in self.rings:
+            ring.close()
+        close_all([*self.fds, *(fd for there in self.grown.values() for fd in there)])
 
 
 @dataclass
@@ -64,7 +76,7 @@ class Holdings:
             for one in answer["maps"]
             for index in one["perf_fds"]
         ]
-        self._held[request["collector"]] = Holding(digest(request), answer, fds, rings)
+        self._held[request["collector"]] = Holding(digest(request), request, answer, fds, rings)
 
     def map_of(self, collector: str, name: str) -> tuple[dict[str, Any], int] | None:
         """A held map's description and fd."""
@@ -75,6 +87,62 @@ class Holdings:
             if one["name"] == name:
                 return one, held.fds[one["fd"]]
         return None
+
+    def generation(self, collector: str) -> int:
+        """When it was loaded; 0 where it is not held."""
+        held = self._held.get(collector)
+        return 0 if held is None else int(held.answer["generation"])
+
+    def rescans(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        """(collector, request) of all that is held."""
+        return [(name, held.request) for name, held in self._held.items()]
+
+    def rescan_of(self, collector: str) -> tuple[dict[str, Any], list[int]] | None:
+        """What a loader is told, and the programs' fds, to look for new places; None where it has gone."""
+        held = self._held.get(collector)
+        if held is None:
+            return None
+        programs = [one for one in held.answer["programs"] if one["fd"] >= 0]
+        message = {
+            "op": "rescan",
+            "collector": collector,
+            "request": held.request,
+            "programs": {one["name"]: at for at, one in enumerate(programs)},
+            "known": list(held.answer["known"]),
+        }
+        return message, [held.fds[one["fd"]] for one in programs]
+
+    def take_rescan(self, generation: int, said: dict[str, Any], fds: list[int]) -> dict[str, str]:
+        """Hold what a rescan brought and let go of what is no more; returns programs → where they are now,
+        of those for which that has changed."""
+        held = self._held.get(said["collector"])
+        if held is None or held.answer["generation"] != generation:
+            close_all(fds)
+            return {}
+        for name in [name for name in held.grown if name not in said["present"]]:
+            close_all(held.grown.pop(name))
+        for name, there in said["new"].items():
+            held.grown[name] = [fds[at] for at in there]
+        held.answer["known"] = list(said["present"])
+        changed = {}
+        for one in held.answer["programs"]:
+            first = one.setdefault("first", one["attached"])
+            more = said["attached"].get(one["name"])
+            now = f"{first}, {more}" if more else first
+            if now != one["attached"]:
+                changed[one["name"]] = one["attached"] = now
+        return changed
+
+    def keep_changes(self, collector: str, changes: list[Any]) -> None:
+        """What was changed of a collector while it ran, for the next worker; ValueError where it is too much.
+
+        Not for us to understand: whoever gets it wrote it.
+        """
+        if not isinstance(changes, list) or len(msgpack.packb(changes)) > _MOST_CHANGES:
+            raise ValueError("changes that make no sense")
+        held = self._held.get(collector)
+        if held is not None:
+            held.answer["changes"] = changes
 
     def replace_walker(self, collector: str, grown: dict[str, Any], fds: list[int]) -> None:
         """Put a larger row buffer in the place of the one held; takes over `fds`."""
@@ -94,6 +162,4 @@ class Holdings:
         for name in list(collectors):
             held = self._held.pop(name, None)
             if held is not None:
-                for ring in held.rings:
-                    ring.close()
-                close_all(held.fds)
+                held.close()

@@ -30,6 +30,8 @@ class Job:
     request: Message
     child: Child
     deadline: float
+    generation: int
+    """Of what is held of the collector when the job began; 0 where nothing is."""
 
 
 def failed(request: Message, error: BpfleetError) -> Message:
@@ -91,8 +93,14 @@ class Loaders:
                     "map": held[0],
                 }
                 fds = [held[1]]
+            elif request["op"] == "rescan":
+                there = self._holdings.rescan_of(request["collector"])
+                if there is None:
+                    continue
+                message, fds = there
             seconds = float(request.get("timeout", _LOADER_SECONDS))
-            job = Job(request, start_loader(), time.monotonic() + seconds)
+            generation = self._holdings.generation(request["collector"])
+            job = Job(request, start_loader(), time.monotonic() + seconds, generation)
             self._jobs.append(job)
             self._selector.register(job.child.channel, selectors.EVENT_READ, job)
             # Where it has ended already, reading from it says so.
@@ -120,6 +128,11 @@ class Loaders:
         self._finish(job)
         if answer.get("op") == "failed":
             self._answer(answer, fds)
+        elif job.request["op"] == "rescan":
+            attached = self._holdings.take_rescan(job.generation, answer, fds)
+            if attached or answer["errors"]:
+                said = {"attached": attached, "errors": answer["errors"]}
+                self._answer({"op": "attached", "collector": name, **said}, [])
         elif job.request["op"] == "grow":
             self._holdings.replace_walker(name, answer, fds)
             walker = [fds[answer[part]] for part in ("walk_fd", "rows_fd", "state_fd")]

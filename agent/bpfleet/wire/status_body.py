@@ -76,6 +76,17 @@ _MAP: _Members = {
     ),
     "losses": Fields.counts,
 }
+_CHANGE: _Members = {
+    **dict.fromkeys(("what", "value"), Fields.text),
+    **dict.fromkeys(("at", "uid"), Fields.integer),
+}
+
+
+def _changes(fields: Fields, key: str) -> None:
+    for inner in fields.mappings(key):
+        _check(inner, _CHANGE)
+
+
 _COLLECTOR: _Members = {
     "version": Fields.text,
     "error": _error,
@@ -84,6 +95,8 @@ _COLLECTOR: _Members = {
     "programs": _all(_PROGRAM),
     "ladders": _all(_LADDER),
     "maps": _all(_MAP),
+    "changed": Fields.integer,
+    "changes": _changes,
 }
 _SPOOL: _Members = {
     **dict.fromkeys(("records", "bytes", "dropped"), Fields.integer),

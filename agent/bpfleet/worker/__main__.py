@@ -26,10 +26,12 @@ from bpfleet.reading.ladder import WalkFds
 from bpfleet.wire import Origin, Status, encode_status
 from bpfleet.worker import status
 from bpfleet.worker.collecting import RunningCollector
+from bpfleet.worker.control_socket import ControlSocket
 from bpfleet.worker.delivery import Delivery
 from bpfleet.worker.early_drains import EarlyDrains
 from bpfleet.worker.inner_maps import InnerMapOpener
 from bpfleet.worker.ledger import Ledger
+from bpfleet.worker.requests import Requests
 from bpfleet.worker.startup import Startup, Stopped
 from bpfleet.worker.tick import tick
 
@@ -39,7 +41,10 @@ log = logging.getLogger("bpfleet")
 class Worker:
     """Everything that runs, and the loop over it."""
 
-    def __init__(self, start: dict[str, Any], ledger: Ledger, channel: Channel) -> None:
+    def __init__(
+        self, start: dict[str, Any], ledger: Ledger, channel: Channel, control: int | None = None
+    ) -> None:
+        self.control, self.control_gid = control, start["control_gid"]
         self.options = start["options"]
         self.channel, self.ledger, self.run_id = channel, ledger, start["run"]
         self.once = self.options["mode"] == "once"
@@ -52,7 +57,9 @@ class Worker:
         self.origin: Origin = identity(state, start["run"], user=start["user"], keep=not self.once)
         self.changed = threading.Event()
         self.wakeup = _wakeup_on_signals()
-        startup = Startup(self.config, channel, start["user"], state, wakeup=self.wakeup)
+        startup = Startup(
+            self.config, channel, start["user"], state, wakeup=self.wakeup, reloaded=start["reloaded"]
+        )
         self.absent = startup.absent
         self.sinks: list[Delivery] = startup.sinks(self.origin, ledger, self.changed.set)
         self.labels = startup.labels()
@@ -97,6 +104,7 @@ class Worker:
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wakeup, select.POLLIN)
+        control = self._open_control(poll)
         drains = EarlyDrains(self.collectors, poll)
         while True:
             drains.run()
@@ -116,11 +124,25 @@ class Worker:
             if now >= end or (self.sinks and all(sink.gone for sink in self.sinks)):
                 return
             following = min([*due.values(), status_due, end, drains.due])
+            if control is not None:
+                control.drop_idle()
+                following = min(following, control.deadline)
             for fd, _ in poll.poll(max(0.0, following - time.monotonic()) * 1000 + 1):
                 if drains.woken(fd):
                     continue
-                if fd == self.wakeup.fileno() or not self._message():
+                if control is not None and control.owns(fd):
+                    control.ready(fd)
+                elif fd == self.wakeup.fileno() or not self._message():
                     return
+
+    def _open_control(self, poll: select.poll) -> ControlSocket | None:
+        if self.control is None:
+            return None
+        requests = Requests(self.collectors, self.absent, self._body, self.changed.set)
+        return ControlSocket(self.control, self.control_gid, poll, requests.answer, requests.refusal)
+
+    def _body(self) -> dict[str, Any]:
+        return status.body(self.run_id, self.collectors, self.sinks, self.absent, self.labels)
 
     def _tick(self, one: RunningCollector) -> None:
         if time.monotonic() < one.retry_at:
@@ -171,6 +193,11 @@ class Worker:
         if message["op"] == "failed":
             log.error("%s", BpfleetError.from_plain(message["error"]))
         for one in self.collectors:
+            if message["op"] == "attached" and one.name == message["collector"]:
+                one.now_attached(message["attached"])
+                for error in message["errors"]:
+                    log.warning("collector %r: %s", one.name, error)
+                self.changed.set()
             if message["op"] == "grown" and one.name == message["collector"]:
                 program, rows, counters = fds
                 one.fds += fds
@@ -183,7 +210,7 @@ class Worker:
             seq=seq,
             t1=boottime_ns(),
             wall_offset=time.time_ns() - boottime_ns(),
-            body=status.body(self.run_id, self.collectors, self.sinks, self.absent, self.labels),
+            body=self._body(),
         )
         frame = encode_status(record)
         self.ledger.used(seq)
@@ -250,10 +277,10 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="bpfleet: %(message)s", stream=sys.stderr)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
-        start, (ledger,) = channel.receive()
+        start, (ledger, *control) = channel.receive()
         if start["options"]["mode"] in ("check", "plugins"):
             return _try_out(start, channel)
-        return Worker(start, Ledger(ledger), channel).main()
+        return Worker(start, Ledger(ledger), channel, *control).main()
     except BpfleetError as error:
         # Nothing runs yet: what is wrong is the configuration, or a place that it names.
         log.error("%s", error)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from bpfleet.draining.drainer import Drainer
 from bpfleet.draining.opening import open_drainer
@@ -13,7 +12,7 @@ from bpfleet.errors import BpfleetError, ConfigError, LoadError
 from bpfleet.ipc import close_all
 from bpfleet.layout import unnested
 from bpfleet.plugins import State
-from bpfleet.protocol import Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
+from bpfleet.protocol import Change, Load, Loaded, LoadedLadder, LoadedMap, LoadedProgram, Place
 from bpfleet.reading.columns import Read
 from bpfleet.reading.inner_maps import InnerMaps
 from bpfleet.reading.iterated import IteratedMap
@@ -22,6 +21,8 @@ from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Attach, Collector, Decoder, Rung
 from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
+from bpfleet.worker.asked import asked
+from bpfleet.worker.controls import Controls
 from bpfleet.worker.counters import Counter
 from bpfleet.worker.decoding import DecodedColumn, decoded_columns
 from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, running_stacks
@@ -116,6 +117,7 @@ class RunningCollector:
     before_snapshot: int | None
     iterators: list[int]
     fds: list[int]
+    controls: Controls
     state: State = State.RUNNING
     error: BpfleetError | None = None
     retry_at: float = 0.0
@@ -129,11 +131,13 @@ class RunningCollector:
         loaded: Loaded,
         fds: list[int],
         decoders: Mapping[str, Decoder],
+        keep_changes: Callable[[tuple[Change, ...]], None] = lambda changes: None,
     ) -> RunningCollector:
         """Open readers over the fds that came with `loaded`; raises ReadError where a map can't be read."""
         try:
             naming = open_naming(spec.name, loaded, fds)
             maps = [_running_map(spec, settings, one, loaded, naming, fds, decoders) for one in loaded.maps]
+            controls = Controls(spec.name, loaded.controls, fds, loaded.changes, keep_changes)
         except OSError as error:
             raise LoadError(
                 f"a map that was just made can't be read: {error.strerror}",
@@ -152,6 +156,7 @@ class RunningCollector:
             before_snapshot=None if before is None else fds[before],
             iterators=[fds[index] for index in loaded.iterators],
             fds=fds,
+            controls=controls,
         )
 
     def use_larger_buffer(self, name: str, walk: WalkFds) -> None:
@@ -160,6 +165,11 @@ class RunningCollector:
             if one.name == name and isinstance(one.reader, MapReader):
                 one.reader.use_walker(walk)
                 one.growing = False
+
+    def now_attached(self, programs: Mapping[str, str]) -> None:
+        """Some of its programs are in more places than before, or in fewer."""
+        for one in self.programs:
+            one["attached"] = programs.get(one["name"], one["attached"])
 
     def close(self) -> None:
         """Let go of our copies of the fds; the supervisor's keep the programs attached."""
@@ -224,7 +234,12 @@ def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> Read
 
 
 def load_request(
-    spec: Collector, settings: CollectorSettings, timeout: float, *, attach: bool = True
+    spec: Collector,
+    settings: CollectorSettings,
+    timeout: float,
+    *,
+    rescan: float = 60.0,
+    attach: bool = True,
 ) -> Load:
     """What the supervisor is asked to bring into the kernel; raises ConfigError where the settings
     make no sense."""
@@ -244,19 +259,22 @@ def load_request(
         attach=tuple(map(_place, spec.attach)),
         ladders=_ladders(spec),
         attach_all=spec.attach_all,
-        knobs=_knobs(spec, settings),
+        knobs=asked(spec, "knobs", settings),
+        data=asked(spec, "data", settings),
+        entries=asked(spec, "entries", settings),
         cflags=spec.program.cflags,
         before_snapshot=spec.before_snapshot,
         row_buffer=int(settings.row_buffer),
         methods=settings.read,
         perf_buffer=int(settings.perf_buffer),
         timeout=float(timeout),
+        rescan=float(rescan),
         attach_programs=attach,
     )
 
 
 def _place(one: Attach) -> Place:
-    return one.program, one.kind, one.target, one.symbol, one.frequency
+    return one.program, one.kind, one.target, one.symbol, one.frequency, one.pid, one.everywhere
 
 
 def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:
@@ -273,18 +291,3 @@ def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:
 def _rung(rung: Rung) -> tuple[Place, ...]:
     programs = [rung] if isinstance(rung, str | Attach) else rung
     return tuple(_place(Attach(one, "", "") if isinstance(one, str) else one) for one in programs)
-
-
-def _knobs(spec: Collector, settings: Any) -> dict[str, int]:
-    if spec.knobs is None:
-        return {}
-    try:
-        return {name: int(value) for name, value in spec.knobs(settings).items()}
-    except BpfleetError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the plugin's `knobs` raised {type(error).__name__}: {error}",
-            where=f"collector {spec.name!r}",
-            remedy="mend the plugin, or change the settings it chokes on",
-        ) from None

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -38,7 +39,13 @@ class _Map(Settings, frozen=True, kw_only=True):
     read: bool = True
     event: str = ""
     size: int = 0
+    control: bool = False
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
+
+
+class _Entry(Settings, frozen=True, kw_only=True):
+    key: Any
+    value: Any = None
 
 
 class _Attach(Settings, frozen=True, kw_only=True):
@@ -47,6 +54,8 @@ class _Attach(Settings, frozen=True, kw_only=True):
     target: str = ""
     symbol: str = ""
     frequency: int = 0
+    pid: int = 0
+    everywhere: bool = False
 
 
 _Rung = str | _Attach | tuple[str | _Attach, ...]
@@ -57,14 +66,17 @@ class _File(Settings, frozen=True, kw_only=True):
     version: str = ""
     attach_all: bool = False
     before_snapshot: str | None = None
-    knobs: dict[str, int] = msgspec.field(default_factory=dict)
+    knobs: dict[str, Any] = msgspec.field(default_factory=dict)
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
+    entries: dict[str, tuple[_Entry, ...]] = msgspec.field(default_factory=dict)
     attach: tuple[_Attach, ...] = ()
     ladders: dict[str, tuple[_Rung, ...]] = msgspec.field(default_factory=dict)
     maps: dict[str, _Map] = msgspec.field(default_factory=dict)
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Collectors' names → files of a folder; a `.bpf.o` goes before a `.bpf.c` of its name.
+    """Collectors' names → files of a folder; a `.bpf.o` goes before a `.bpf.c` of its name, unless the agent
+    compiled it of that itself (then `.bpf.o.inputs` stands beside it): the collector stays the same one.
 
     Raises ConfigError where the folder can't be read.
     """
@@ -79,7 +91,8 @@ def files_in(folder: Path) -> dict[str, Path]:
     # Sorted backwards .bpf.o comes before .bpf.c, so the first of a name stays.
     found: dict[str, Path] = {}
     for path in files:
-        if path.name.endswith(_ENDINGS):
+        ours = path.with_name(f"{path.name}.inputs") in files and path.with_suffix(".c") in files
+        if path.name.endswith(_ENDINGS) and not ours:
             found.setdefault(_name(path), path)
     return dict(sorted(found.items()))
 
@@ -104,7 +117,11 @@ def file_collector(path: Path) -> Collector:
         ladders={name: tuple(map(_rung, rungs)) for name, rungs in said.ladders.items()},
         attach_all=said.attach_all,
         before_snapshot=said.before_snapshot,
-        knobs=(lambda settings: said.knobs) if said.knobs else None,
+        knobs=lambda settings: said.knobs,
+        data=lambda settings: said.data,
+        entries=lambda settings: {
+            name: [(one.key, one.value) for one in there] for name, there in said.entries.items()
+        },
         words=_words(said.maps),
     )
 
@@ -147,6 +164,7 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
             one.read,
             one.event,
             one.size,
+            one.control,
             {
                 field: FieldWords(
                     said.name,

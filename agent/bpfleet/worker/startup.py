@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bpfleet.errors import BpfleetError, ConfigError, PluginError
 from bpfleet.identity import facts
 from bpfleet.ipc import Channel, close_all
 from bpfleet.plugins import Plugins, State, state_of
-from bpfleet.protocol import Loaded, LoadedLadder, Seal, plain, typed
+from bpfleet.protocol import Change, Changed, Loaded, LoadedLadder, Seal, plain, typed
 from bpfleet.settings import CollectorSettings, SinkSettings, convert
 from bpfleet.spec import Collector, Decoder, Sink, SinkContext, SinkType
 from bpfleet.wire import Origin
@@ -49,6 +49,8 @@ class Startup:
     _decoders: dict[str, Decoder] = field(default_factory=dict)
     wakeup: socket.socket | None = None
     """Readable once a signal has come: then `collectors` raises Stopped."""
+    reloaded: bool = False
+    """After a reload the configuration wins: what was changed by hand is brought back."""
 
     def collectors(self, *, attach: bool = True) -> list[RunningCollector]:
         """Have every enabled collector loaded, then seal: no program is loaded for this worker after that."""
@@ -56,7 +58,8 @@ class Startup:
         for spec, settings in self._specs():
             try:
                 self._decoders |= {name: self.plugins.decoder(name) for name in decoder_names(spec)}
-                request = load_request(spec, settings, self.config.agent.load_timeout, attach=attach)
+                agent = self.config.agent
+                request = load_request(spec, settings, agent.load_timeout, rescan=agent.rescan, attach=attach)
             except BpfleetError as error:
                 self._can_not(spec.name, "collector", error)
                 continue
@@ -199,8 +202,17 @@ class Startup:
                     raise BpfleetError.from_plain(answer["error"])
                 interval = settings.interval or self.config.agent.interval
                 made = RunningCollector.of(
-                    spec, settings, interval, typed(answer, Loaded), fds, self._decoders
+                    spec,
+                    settings,
+                    interval,
+                    typed(answer, Loaded),
+                    fds,
+                    self._decoders,
+                    self._keeper(spec.name),
                 )
+                if self.reloaded and made.controls.changes:
+                    undone = made.controls.undo()
+                    log.info("collector %r: %s as configured again", spec.name, ", ".join(undone))
                 for ladder in made.ladders:
                     _tell(spec.name, ladder)
                 for one in made.programs:
@@ -210,6 +222,10 @@ class Startup:
             except BpfleetError as error:
                 close_all(fds)
                 self._can_not(spec.name, "collector", error)
+
+    def _keeper(self, collector: str) -> Callable[[tuple[Change, ...]], None]:
+        """Tells the supervisor what is changed of a collector, for the next worker."""
+        return lambda changes: self._channel.send(plain(Changed(collector=collector, changes=changes)))
 
     def _wait_for_answer(self) -> None:
         """Loaders take seconds; somebody may want to stop us meanwhile."""

@@ -23,6 +23,10 @@ __all__ = ["Absent", "body", "pss_bytes"]
 _UNCOUNTED = "neither the kernel nor the program counts events that find no room (docs/draining.md)"
 
 
+_NEWEST = 100
+"""Changes that are told one by one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Absent:
     """A collector or sink that does not run, and why."""
@@ -78,6 +82,10 @@ def pss_bytes(pid: str) -> int:
 
 
 def _collector(one: RunningCollector) -> dict[str, Any]:
+    changes = [
+        {"what": change.name, "value": change.value, "at": change.at, "uid": change.uid}
+        for change in sorted(one.controls.changes.values(), key=lambda change: change.at)[-_NEWEST:]
+    ]
     return {
         "name": one.name,
         "version": one.version,
@@ -88,6 +96,7 @@ def _collector(one: RunningCollector) -> dict[str, Any]:
         "programs": one.programs,
         **({"ladders": [_ladder(ladder) for ladder in one.ladders]} if one.ladders else {}),
         "maps": [_map(running) for running in one.maps],
+        **({"changed": len(one.controls.changes), "changes": changes} if changes else {}),
     }
 
 
