@@ -41,6 +41,7 @@ lint: $(TEST_SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy bench
 
 bench: $(TEST_SETUP)
 	$(BIN)/python -m bench

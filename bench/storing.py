@@ -123,7 +123,11 @@ def _clickhouse_peers(server: RunningServer, timed: _Timed) -> Iterator[Contende
 
     def client(form: str) -> Callable[[Any], None]:
         words = ["clickhouse-client", "--port", str(server.tcp), "--query", f"INSERT INTO t FORMAT {form}"]
-        return lambda data: subprocess.run(words, input=data, check=True, timeout=120) and None
+
+        def insert(data: bytes) -> None:
+            subprocess.run(words, input=data, check=True, timeout=120)
+
+        return insert
 
     def native(frames: Sequence[Received]) -> bytes:
         table = _rows(frames)

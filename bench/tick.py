@@ -13,6 +13,7 @@ from bpfleet.reading.ladder import MapReader
 from bpfleet.wire import Column, Frame, Origin, Schema, encode_schema
 from bpfleet.wire.encode import FRAME_BYTES
 from bpfleet.worker.collecting import RunningCollector, RunningMap
+from bpfleet.worker.controls import Controls
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.tick import tick
 
@@ -117,7 +118,8 @@ def _collector(made: FilledMap, reader: MapReader) -> RunningCollector:
     columns += [Column.of(leaf, "value") for leaf in value.columns()]
     schema = Schema("bench", "1", "rows", "", tuple(columns))
     one = RunningMap("rows", reader, schema, encode_schema(schema), None)
-    return RunningCollector("bench", "1", 1.0, [one], [], 1, None, [], [])
+    controls = Controls("bench", (), [], (), lambda changes: None)
+    return RunningCollector("bench", "1", 1.0, [one], [], [], 1, None, [], [], controls)
 
 
 def _page() -> int:

@@ -181,7 +181,7 @@ def test_an_unknown_benchmark_is_a_wrong_use_that_names_what_there_is() -> None:
     done = bench("raeding")
     assert done.returncode == 2
     assert "no benchmark 'raeding'" in done.stderr
-    assert "reading, delay, tick, wire, agent, cost" in done.stderr
+    assert "reading, delay, draining, tick, wire, agent, cost" in done.stderr
 
 
 def test_a_slow_contender_gets_fewer_rounds_and_a_fast_one_many_repeats() -> None:
