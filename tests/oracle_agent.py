@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bpfleet import Duration, Frame, SinkContext, SinkError
+from bpfleet import Duration, Frame, SinkContext, SinkError, SinkFull
 from bpfleet.errors import WireError
 from bpfleet.keys import KeyPair, write_pair
 from bpfleet.wire import Column, Origin, Schema, Snapshot, encode_schema, encode_snapshot
@@ -254,14 +254,24 @@ def run_sink(
                 try:
                     sink.write(frames)
                     break
-                except SinkError:
+                except SinkFull:
                     time.sleep(0.05)
+                except SinkError:
+                    sink = reopened(sink, settings, context)
             delivered.writelines(f"{number}\n" for number in numbers)
             time.sleep(PERIOD * BATCH)
     # On until all is delivered: what an agent that stops leaves in its spool is not judged here.
     while len(sink._spool):
         time.sleep(0.1)
+        if sink._sender.failed is not None:
+            sink = reopened(sink, settings, context)
     sink.close()
+
+
+def reopened(sink: ZmqSink, settings: ZmqSettings, context: SinkContext) -> ZmqSink:
+    """As the agent does with a sink that can't go on: close it, and open it again."""
+    sink.close()
+    return opened(settings, context)
 
 
 def opened(settings: ZmqSettings, context: SinkContext) -> ZmqSink:

@@ -15,17 +15,31 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from running import Running
 
 Record = Callable[[str, str, str], None]
+HERE = Path(__file__).parent
+runs: list[Running] = []
 
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The agent, sealed and ticking."""
+    """The agent, sealed and ticking, until the tests of this folder have ended."""
     made = Running(tmp_path_factory.mktemp("kernel"))
+    runs.append(made)
     try:
         made.wait_until_sealed()
         yield made
     finally:
-        made.stop()
+        stop_all()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Tests of other folders want the loopback interface for themselves."""
+    if nextitem is None or HERE not in nextitem.path.parents:
+        stop_all()
+
+
+def stop_all() -> None:
+    while runs:
+        runs.pop().stop()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.controls import tell
-from bpfleet.loader.drained_maps import prepare_drained
+from bpfleet.loader.drained_maps import event_type, prepare_drained
 from bpfleet.loader.local_storage import load_storage_iterator
 from bpfleet.loader.rescan import known_at_load, rescan
 from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
@@ -229,7 +229,7 @@ def _describe(
         return described
     if info.type_name in DRAINED:
         prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
-        described.event_type = _event_type(one, request)
+        described.event_type = event_type(one, request)
         _find_failed_inserts(described, compiled, fds)
         return described
     if info.flags & _MMAPABLE and "mmap" in request.methods:
@@ -242,14 +242,6 @@ def _describe(
             described.walk_refused = str(error)
     _find_failed_inserts(described, compiled, fds)
     return described
-
-
-def _event_type(one: CompiledMap, request: Load) -> str:
-    """How the layout of the map's events was found, in words."""
-    words = request.words.get(one.name)
-    if one.events is None or request.maps:
-        return ""
-    return words.event if words and words.event else one.events.guess(one.name).how
 
 
 def _help(request: Load, name: str) -> str:

@@ -14,15 +14,16 @@ from collections.abc import Callable
 from bpfleet import kernel
 from bpfleet.errors import LoadError, UnsupportedError
 from bpfleet.events import padded
+from bpfleet.loader.backend import CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.knobs import write_knobs
 from bpfleet.loader.libbpf import Log, Object
 from bpfleet.loader.logs import telling_lines
 from bpfleet.loader.perf_events import online_cpus, open_perf_event
-from bpfleet.protocol import LoadedMap
+from bpfleet.protocol import Load, LoadedMap
 from bpfleet_bpf import DRAIN
 
-__all__ = ["prepare_drained"]
+__all__ = ["event_type", "prepare_drained"]
 
 _BOOK_BYTES = 64  # bpfleet.draining.book
 _ARRAY, _MMAPABLE = 2, 1 << 10
@@ -50,6 +51,14 @@ def prepare_drained(
             _load_program(described, fd, info, add)
         except UnsupportedError as error:
             described.walk_refused = f"{error}; values are taken one by one"
+
+
+def event_type(one: CompiledMap, request: Load) -> str:
+    """How the layout of the map's events was found, in words."""
+    words = request.words.get(one.name)
+    if one.events is None or request.maps:
+        return ""
+    return words.event if words and words.event else one.events.guess(one.name).how
 
 
 def _load_program(described: LoadedMap, fd: int, info: kernel.MapInfo, add: AddFd) -> None:
