@@ -43,7 +43,15 @@ class OracleAgent:
 
     def finish(self) -> None:
         """Let it deliver all that it has."""
+        # One that has just been started anew would die of the signal.
+        end = time.monotonic() + 30
+        while not self._hears_sigterm() and time.monotonic() < end:
+            time.sleep(0.05)
         self.process.send_signal(signal.SIGTERM)
+
+    def _hears_sigterm(self) -> bool:
+        words = Path(f"/proc/{self.process.pid}/status").read_text().split()
+        return bool(int(words[words.index("SigCgt:") + 1], 16) >> (signal.SIGTERM - 1) & 1)
 
     def finished(self, seconds: float) -> bool:
         """Whether it came to its end by itself, in that time."""

@@ -99,7 +99,10 @@ def test_ctrl_c_ends_a_question_that_would_never_end(folder: str) -> None:
     # A shell lets what it starts in the background ignore the signal; so does what that starts.
     words = ["env", "--default-signal=INT", sys.executable, "-c", code, "query", "--store", folder, sql]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as asking:
-        time.sleep(2)
-        asking.send_signal(signal.SIGINT)
-        _, told = asking.communicate(timeout=20)
+        try:
+            time.sleep(2)
+            asking.send_signal(signal.SIGINT)
+            _, told = asking.communicate(timeout=20)
+        finally:
+            asking.kill()
     assert (asking.returncode, "Traceback" in told) == (130, False)
