@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bpfleet.cli.supervised import config_option
+from bpfleet.cli.supervised import config_option, table_or_json
 from bpfleet.doctor import Finding, State, examine
 
 if TYPE_CHECKING:
@@ -23,14 +23,7 @@ _COLOURS = {State.OK: "green", State.WARN: "yellow", State.MISSING: "bold red"}
 
 @click.command("doctor")
 @config_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print; json is one object per line, the last one the summary.",
-)
+@table_or_json("one object per line, the last one the summary")
 def command(path: Path | None, form: str) -> None:
     """Look for what this host lacks: kernel features, mounts, privileges, libraries, the agent's places.
 

@@ -9,7 +9,7 @@ import click
 
 from bpfleet.cli.assignments import place
 from bpfleet.cli.control_client import ask, socket_option
-from bpfleet.cli.supervised import config_option
+from bpfleet.cli.supervised import config_option, table_or_json
 
 __all__ = ["command"]
 
@@ -18,14 +18,7 @@ __all__ = ["command"]
 @click.argument("places", metavar="[NAME[.VARIABLE]]…", nargs=-1)
 @config_option
 @socket_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print; json is one object per line.",
-)
+@table_or_json("one object per line")
 def command(places: tuple[str, ...], path: Path | None, address: str | None, form: str) -> None:
     """Show variables and control maps of collectors that run.
 

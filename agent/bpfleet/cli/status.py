@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from bpfleet.cli.control_client import ask, socket_option
-from bpfleet.cli.supervised import config_option
+from bpfleet.cli.supervised import config_option, table_or_json
 
 __all__ = ["command"]
 
@@ -18,14 +18,7 @@ __all__ = ["command"]
 @click.command("status")
 @config_option
 @socket_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print; json is what a status record holds.",
-)
+@table_or_json("what a status record holds")
 def command(path: Path | None, address: str | None, form: str) -> None:
     """Show what the running agent does: collectors, programs, maps, sinks.
 

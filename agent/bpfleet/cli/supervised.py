@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,15 @@ from bpfleet.settings import Duration
 from bpfleet.users import chosen_user
 from bpfleet.worker.file_collectors import words_file
 
-__all__ = ["become_supervisor", "config_option", "duration", "is_path", "supervisor_arguments", "try_out"]
+__all__ = [
+    "become_supervisor",
+    "config_option",
+    "duration",
+    "is_path",
+    "supervisor_arguments",
+    "table_or_json",
+    "try_out",
+]
 
 
 def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -36,6 +45,18 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"The configuration; {config.DEFAULT_PATH} where it exists, else a built-in one.",
 )
+
+
+def table_or_json(json_is: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option `--format`; `json_is` ends the help with what json prints."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help=f"How to print; json is {json_is}.",
+    )
 
 
 def is_path(name: str) -> bool:
