@@ -48,6 +48,19 @@ def judge(place: Place, agents: Sequence[OracleAgent]) -> None:
         assert max(numbers.values()) == 1, f"repeated of {agent.kind}"
 
 
+def eventually_judged(place: Place, agents: Sequence[OracleAgent]) -> None:
+    """A server that was killed finds seconds after it is back, at an empty queue, that it lacks parts, and
+    fetches them; SYSTEM SYNC REPLICA does not wait for that. What is lost never comes."""
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            return judge(place, agents)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(1)
+
+
 @pytest.mark.timeout(500)
 def test_agents_go_from_one_aggregator_to_another_and_back_while_aggregators_and_servers_are_killed(
     pair: list[Place], replicas: Cluster, shared_path: Path
@@ -86,8 +99,4 @@ def test_agents_go_from_one_aggregator_to_another_and_back_while_aggregators_and
             if one.process.poll() is None:
                 one.kill()
     for place in pair:
-        raw = place.raw()
-        for name in ("Rows_oracle_records", "Snapshots", "Marks"):
-            raw.run(f"SYSTEM SYNC REPLICA {place.database}.{name}")
-        raw.close()
-        judge(place, agents)
+        eventually_judged(place, agents)
