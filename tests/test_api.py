@@ -362,7 +362,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         ("settings", "errors msgspec"),
         ("users", "errors"),
         ("spec", "errors schema settings"),
-        ("stores", "settings"),
+        ("stores", "settings msgspec"),
         ("hooks", "pluggy"),
         ("protocol", "schema layout msgspec"),
         ("config", "errors settings msgspec"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as altered
 
 from bpfleet.errors import StoreError
 from bpfleet.stores import Received
@@ -83,7 +84,7 @@ def test_a_batch_that_comes_again_is_stored_once(place: Place) -> None:
     for _ in range(3):
         store.commit(batch)
         assert counted(place) == wanted(20)
-    later = [replace(one, at=one.at + 10**12) for one in batch]  # received at another time, on another day
+    later = [altered(one, at=one.at + 10**12) for one in batch]  # received at another time, on another day
     place.store().commit(later[5:])
     assert counted(place) == wanted(20)
     assert store.marks([SPOOL]) == [20]
@@ -306,7 +307,7 @@ def test_aggregators_that_see_new_schemas_at_once_agree_where_they_go(server_pla
             for seq, schema in enumerate(plans[index], 1):
                 shot = snapshot(schema, [(b"sh", 0, 1, 1, [0] * 6, 0, 9)], seq=seq, seconds=20 + seq)
                 agent = replace(shot.origin, agent=f"agent{index}")
-                stores[index].commit(received([replace(shot, origin=agent)], first=seq))
+                stores[index].commit(received([altered(shot, origin=agent)], first=seq))
         except BaseException as error:
             errors.append(error)
 

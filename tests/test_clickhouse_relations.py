@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace as altered
 
 from bpfleet.errors import StoreError
 from bpfleet.wire import Column
@@ -84,7 +85,7 @@ def test_every_type_comes_back_as_it_went_in(place: Place) -> None:
         if column.type == "char":
             raw[:] = list(b"\xffehi\0x"[: len(raw)])
         columns.append(np.frombuffer(raw.tobytes(), column.dtype))
-    shot = replace(snapshot(GLOBALS, [], seq=1, seconds=20), schema=KINDS, rows=2, columns=columns, entries=2)
+    shot = altered(snapshot(GLOBALS, [], seq=1, seconds=20), schema=KINDS, rows=2, columns=columns, entries=2)
     place.store().commit(received([shot]))
     found = place.ask("SELECT * FROM kinds_all ORDER BY row")
     wanted = shot.to_rows()
@@ -94,7 +95,7 @@ def test_every_type_comes_back_as_it_went_in(place: Place) -> None:
 
 
 def test_bools_are_bools_where_the_server_has_them(place: Place) -> None:
-    place.store().commit(received([replace(snapshot(GLOBALS, [(1, 0.5)], seq=1, seconds=20))]))
+    place.store().commit(received([altered(snapshot(GLOBALS, [(1, 0.5)], seq=1, seconds=20))]))
     (row,) = place.ask("SELECT complete FROM snapshots WHERE complete")
     assert row["complete"] is True if place.is_modern else row["complete"] == 1
 
@@ -105,7 +106,7 @@ def test_parts_of_a_snapshot_count_their_rows_on(place: Place) -> None:
         snapshot(GLOBALS, rows[i * 3 : i * 3 + 3], seq=9 + i, seconds=20, part=i, parts=3, entries=9)
         for i in range(3)
     ]
-    parts[2] = replace(parts[2], losses={"truncated": 2})
+    parts[2] = altered(parts[2], losses={"truncated": 2})
     place.store().commit(received([parts[2], parts[0], parts[1]]))
     found = place.ask("SELECT row, ticks FROM sys_calls_bss ORDER BY row")
     assert found == [{"row": index, "ticks": index} for index in range(7)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as altered
 
 from bpfleet.errors import ConfigError, StoreError
 from bpfleet.settings import Duration
@@ -69,7 +69,7 @@ def test_aggregators_on_two_replicas_agree_where_new_schemas_go(pair: list[Place
         try:
             for seq, schema in enumerate(plans[index], 1):
                 shot = snapshot(schema, [(b"sh", 0, 1, 1, [0] * 6, 0, 9)], seq=seq, seconds=20 + seq)
-                mine = replace(shot, origin=origin(f"agent{index}"))
+                mine = altered(shot, origin=origin(f"agent{index}"))
                 stores[index].commit(received([mine], first=seq))
         except BaseException as error:
             errors.append(error)
@@ -208,7 +208,7 @@ def test_two_aggregators_may_write_with_a_quorum_at_once(pair: list[Place]) -> N
 
 def shot(days_ago: int, seq: int, agent: str = "a1") -> Any:
     made = snapshot(GLOBALS, [(1, 0.5)], seq=seq, seconds=20, origin=origin(agent))
-    return replace(made, wall_offset=made.wall_offset - days_ago * DAY)
+    return altered(made, wall_offset=made.wall_offset - days_ago * DAY)
 
 
 def test_days_that_are_too_old_go_from_all_replicas_also_from_one_that_was_down(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as altered
 
 from bpfleet.errors import StoreError
 from bpfleet.plugins import Plugins
@@ -36,7 +36,7 @@ def halves(shards: Cluster, tmp_path: Path) -> Iterator[list[Place]]:
 
 def shot(days_ago: int, seq: int, agent: str = "a1") -> Any:
     made = snapshot(GLOBALS, [(1, 0.5)], seq=seq, seconds=20, origin=origin(agent))
-    return replace(made, wall_offset=made.wall_offset - days_ago * DAY)
+    return altered(made, wall_offset=made.wall_offset - days_ago * DAY)
 
 
 def of_agents(agents: int, seqs: range) -> list[Any]:

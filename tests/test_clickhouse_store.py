@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as altered
 
 from bpfleet.errors import ConfigError, StoreError
 from bpfleet.plugins import Plugins
@@ -27,7 +27,7 @@ DAY = 86400 * 10**9
 
 def shot(days_ago: int = 0, seq: int = 1) -> Any:
     made = snapshot(GLOBALS, [(1, 0.5)], seq=seq, seconds=20)
-    return replace(made, wall_offset=made.wall_offset - days_ago * DAY)
+    return altered(made, wall_offset=made.wall_offset - days_ago * DAY)
 
 
 # ---- settings
@@ -266,7 +266,7 @@ def test_a_batch_of_clocks_that_are_wrong_is_stored(place: Place) -> None:
     """150 days in one insert, one before 1970 and one after 2106: the server's limit is 100."""
     store = place.store()
     odd = [
-        replace(shot(), wall_offset=offset, seq=n) for n, offset in enumerate((-(2**62), 2**62 + 2**61), 200)
+        altered(shot(), wall_offset=offset, seq=n) for n, offset in enumerate((-(2**62), 2**62 + 2**61), 200)
     ]
     store.commit(received([*(shot(days, days + 1) for days in range(150)), *odd]))
     assert place.ask("SELECT count(*) AS n FROM snapshots") == [{"n": 152}]

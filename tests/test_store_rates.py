@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as altered
 
 from bpfleet.settings import Duration
 from bpfleet.stores import Received, StoreReader
@@ -266,7 +267,7 @@ def test_a_read_that_comes_after_a_later_one_has_no_rate_and_spoils_none(
 ) -> None:
     first, second, third = (agent.snapshot(GLOBALS, [(n, 0)], n) for n in (10, 20, 30))
     other = Agent(spool="spool-2")
-    late = replace(other.snapshot(GLOBALS, [(20, 0)], 20), record=second.record)
+    late = altered(other.snapshot(GLOBALS, [(20, 0)], 20), record=second.record)
     store_all(tmp_path, [first, third, late], 1)
     reader = open_reader(KEEP, context(tmp_path))
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as altered
 
 from bpfleet.settings import Duration
 from bpfleet.stores import Received
@@ -140,7 +140,7 @@ def made(step: Any, seq: int) -> Received:
     if kind == "snapshot":
         agent = Agent(origin.agent, origin.host, origin.boot, origin.run)
         record = agent.snapshot(COUNTS, [("sh", 1)], t1).record  # type: ignore[assignment]
-        record = replace(record, seq=seq, wall_offset=EPOCH + value * 1000_000)
+        record = altered(record, seq=seq, wall_offset=EPOCH + value * 1000_000)
     elif kind == "gap":
         record = Gap(
             origin=origin,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace as altered
 
 from bpfleet.plugins import Plugins
 from bpfleet.stores import Received, Store, StoreContext, StoreReader
@@ -152,7 +153,7 @@ def test_kinds_are_the_same(place: Place, embedded: tuple[Store, StoreReader]) -
     import numpy as np
 
     columns = [np.frombuffer(b"\x01" * 2 * c.dtype.itemsize, c.dtype) for c in KINDS.columns]
-    shot = replace(snapshot(GLOBALS, [], seq=1, seconds=20), schema=KINDS, rows=2, columns=columns, entries=2)
+    shot = altered(snapshot(GLOBALS, [], seq=1, seconds=20), schema=KINDS, rows=2, columns=columns, entries=2)
     records = received([shot], spool="kinds")
     place.store().commit(records)
     embedded[0].commit(records)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from bpfleet.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ class StoreSettings(Settings, frozen=True, kw_only=True):
     """The store type; the table's name where absent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One record as an agent delivered it, checked; its seq is new in its spool."""
 
     agent: str

@@ -20,6 +20,7 @@ from bpfleet_aggregator.admission import Admission
 from bpfleet_aggregator.check import Checker, memory_of
 from bpfleet_aggregator.committer import Committer, Item, Marked, Outcome, Settled, Unavailable
 from bpfleet_aggregator.config import AggregatorSettings
+from bpfleet_aggregator.credit import Credit
 from bpfleet_aggregator.report import Counts, Report
 from bpfleet_aggregator.router import Arrived, Router
 from bpfleet_aggregator.schema_budget import OverBudget, SchemaBudget
@@ -44,7 +45,7 @@ class Aggregator:
     ) -> None:
         self._settings, self._router, self._committer = settings, router, committer
         self._admission, self._report = admission, report
-        self.sessions, self.counts = Sessions(), Counts()
+        self.sessions, self.counts, self._share = Sessions(), Counts(), Credit(settings)
         self._checker = Checker(settings.max_size, SchemaBudget(settings, committer.store))
         self._batch: list[Item] = []
         self._greeting: list[Session] = []
@@ -154,7 +155,8 @@ class Aggregator:
 
     def _data(self, arrived: Arrived, session: Session | None, data: Data) -> None:
         if session is None:
-            self._router.send(arrived.peer, Bye(reason="say HELLO first"))
+            if self.sessions.is_to_be_told(arrived.peer):
+                self._router.send(arrived.peer, Bye(reason="say HELLO first"))
             return
         if not session.welcomed or data.spool != session.spool:
             raise WireError("DATA before WELCOME" if not session.welcomed else "DATA of another spool")
@@ -163,7 +165,9 @@ class Aggregator:
         if data.seq == 0:
             self._schema(session, frame)
         elif data.seq <= session.taken:
-            self._repeat(session, data.seq)
+            self.counts.repeats += 1
+            if data.seq <= session.durable:
+                self._acknowledge(session, session.durable)
         elif self.in_flight > self._settings.memory:
             self._turn_away(session, data.seq)
         else:
@@ -175,11 +179,6 @@ class Aggregator:
         except WireError as error:
             # It has no number that could be refused; the snapshots that need it will be.
             self._report.note(f"schema: agent {session.agent} sent one that can't be used: {error.what}")
-
-    def _repeat(self, session: Session, seq: int) -> None:
-        self.counts.repeats += 1
-        if seq <= session.durable:
-            self._acknowledge(session, session.durable)
 
     def _turn_away(self, session: Session, seq: int) -> None:
         """No room. Later records must not overtake this one, so the session ends."""
@@ -226,6 +225,7 @@ class Aggregator:
         self.counts.commits += 1
         self.counts.records += done.records
         self.counts.bytes += done.bytes
+        self._share.stored(done.records, done.memory)
         # Before the ACK that counts them.
         for item, reason in done.refused:
             self._refuse(item.session, item.received.seq, reason)
@@ -261,11 +261,10 @@ class Aggregator:
 
     def _credit(self, session: Session | None = None) -> int:
         """Records that an agent may have on their way: none while what waits can't be stored."""
-        if self._committer.trouble or self.in_flight > self._settings.memory // 2:
-            if session is not None:
-                self._waiting.add(session)
-            return 0
-        return self._settings.window
+        share = 0 if self._committer.trouble else self._share.of_each(len(self.sessions), self.in_flight)
+        if share == 0 and session is not None:
+            self._waiting.add(session)
+        return share
 
     def _welcome(self, durable: int, credit: int, refused: str = "") -> Welcome:
         return Welcome(durable=durable, credit=credit, max_size=int(self._settings.max_size), refused=refused)

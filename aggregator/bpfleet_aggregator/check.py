@@ -68,5 +68,5 @@ class Checker:
 def memory_of(record: Snapshot | Gap | Status, size: int) -> int:
     """What a record that waits takes, in bytes: compressed ones grow."""
     if isinstance(record, Snapshot):
-        return max(size, sum(column.nbytes for column in record.columns))
+        return max(size, record.rows * record.schema.row_bytes)
     return size

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+import msgspec
+
 from bpfleet.errors import BpfleetError, StoreError
 from bpfleet.stores import Received, Store
 from bpfleet_aggregator.poison import attempt
@@ -28,8 +30,7 @@ _MAINTAIN = 60.0
 _GREETINGS_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One record, and the session it came by."""
 
     session: Session

@@ -23,18 +23,28 @@ _HEAD_ROOM = 64 << 10
 _WANTED_FILES = 65_536
 _BYE_LINGER_MS = 1000
 _MOST_PARTS = 3
-_NOW, _MORE_FOLLOWS = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
+_NOW, _MORE_FOLLOWS, _RCVMORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE), int(zmq.RCVMORE)
 """As plain numbers: to combine two flags of an enum takes longer than to send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One message; `key` and `address` are empty where the peer was known already."""
+    """One message."""
 
     peer: bytes
     parts: Sequence[bytes]
-    key: str = ""
-    address: str = ""
+    frame: zmq.Frame | None = None
+    """What ZeroMQ knows of the connection; None where the peer was known already."""
+
+    @property
+    def key(self) -> str:
+        """The peer's public key; "" without CURVE."""
+        return _told(self.frame, "User-Id")
+
+    @property
+    def address(self) -> str:
+        """Its IP address; "" where it has none."""
+        return _told(self.frame, "Peer-Address")
 
 
 class Router:
@@ -101,7 +111,7 @@ class Router:
                 continue
             frame = self.socket.recv(copy=False)
             parts = [frame.bytes] if not frame.more else self._rest([frame.bytes])
-            yield Arrived(peer, parts, _told(frame, "User-Id"), _told(frame, "Peer-Address"))
+            yield Arrived(peer, parts, frame)
 
     def _rest(self, parts: list[bytes]) -> list[bytes]:
         """The parts that are left; of a message with too many, the first ones."""
@@ -110,7 +120,7 @@ class Router:
             part = receive()
             if len(parts) < _MOST_PARTS:
                 parts.append(part)
-            more = bool(self.socket.getsockopt(zmq.RCVMORE))
+            more = bool(self.socket.getsockopt(_RCVMORE))
         return parts
 
     def send(self, peer: bytes, message: Message) -> bool:
@@ -135,7 +145,9 @@ class Router:
         self.socket.close(linger=_BYE_LINGER_MS)
 
 
-def _told(frame: zmq.Frame, name: str) -> str:
+def _told(frame: zmq.Frame | None, name: str) -> str:
+    if frame is None:
+        return ""
     try:
         return str(frame.get(name))
     except zmq.ZMQError:

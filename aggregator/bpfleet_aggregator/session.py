@@ -9,6 +9,8 @@ from bpfleet.wire import Decoder
 
 __all__ = ["Session", "Sessions"]
 
+_TOLD = 65_536
+
 
 @dataclass(slots=True, eq=False)
 class Session:
@@ -40,6 +42,7 @@ class Sessions:
     by_peer: dict[bytes, Session] = field(default_factory=dict)
     _by_spool: dict[tuple[str, str], Session] = field(default_factory=dict)
     _by_agent: dict[str, list[Session]] = field(default_factory=dict)
+    _told: set[bytes] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.by_peer)
@@ -56,6 +59,16 @@ class Sessions:
         """The session on that connection."""
         return self.by_peer.get(peer)
 
+    def is_to_be_told(self, peer: bytes) -> bool:
+        """Whether a connection without a session has yet to hear of that: once is enough, and after a restart
+        thousands send all that they may before they hear it."""
+        if peer in self._told:
+            return False
+        if len(self._told) >= _TOLD:
+            self._told.clear()
+        self._told.add(peer)
+        return True
+
     def live(self, session: Session) -> bool:
         """Whether `session` still goes on."""
         return self.by_peer.get(session.peer) is session
@@ -70,6 +83,7 @@ class Sessions:
 
     def add(self, session: Session) -> None:
         """Begin a session; whoever had its connection or its spool must have been dropped before."""
+        self._told.discard(session.peer)
         self.by_peer[session.peer] = session
         self._by_spool[session.agent, session.spool] = session
         self._by_agent.setdefault(session.agent, []).append(session)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from bpfleet.wire import Snapshot
@@ -60,4 +60,6 @@ def _joined(parts: list[Snapshot]) -> Snapshot:
     columns = [
         np.concatenate([part.columns[index] for part in parts]) for index in range(len(first.schema.columns))
     ]
-    return replace(first, rows=sum(part.rows for part in parts), columns=columns, part=0, parts=1)
+    rows = sum(part.rows for part in parts)
+    joined: Snapshot = msgspec.structs.replace(first, rows=rows, columns=columns, part=0, parts=1)
+    return joined

@@ -112,6 +112,13 @@ class _DataHead(msgspec.Struct, frozen=True):
     seq: U64
 
 
+class _WholeDataHead(msgspec.Struct, frozen=True):
+    v: int
+    op: str
+    spool: Name
+    seq: U64
+
+
 class _Head(msgspec.Struct, frozen=True):
     v: int
     op: str = ""
@@ -120,6 +127,7 @@ class _Head(msgspec.Struct, frozen=True):
 _MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
 
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
+_decode_data = msgspec.msgpack.Decoder(_WholeDataHead).decode
 _DECODERS: Mapping[str, msgspec.msgpack.Decoder[Any]] = {
     kind.op: msgspec.msgpack.Decoder(_DataHead if kind is Data else kind)
     for kind in (Hello, Welcome, Data, Ack, Nack, Bye)
@@ -136,10 +144,25 @@ def encode(message: Message) -> list[bytes | memoryview]:
     return [head, message.frame] if isinstance(message, Data) else [head]
 
 
+def _data(head: bytes | memoryview, frame: bytes | memoryview) -> Data | None:
+    """Nearly all messages, in one go; None where something is wrong, which `decode` then says."""
+    try:
+        found = _decode_data(head)
+    except _MALFORMED:
+        return None
+    if found.v != PROTOCOL or found.op != Data.op:
+        return None
+    return Data(spool=found.spool, seq=found.seq, frame=frame)
+
+
 def decode(parts: Sequence[bytes | memoryview], *, where: str = "message") -> Message:
     """The message that `parts` are; raises WireError naming `where` and what is wrong with it."""
     if not parts or len(parts[0]) > HEAD_BYTES:
         raise WireError(f"a message begins with a part of at most {HEAD_BYTES} bytes", where=where)
+    if len(parts) == 2:
+        data = _data(parts[0], parts[1])
+        if data is not None:
+            return data
     try:
         head = _decode_head(parts[0])
     except _MALFORMED as error:

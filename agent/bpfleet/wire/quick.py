@@ -154,12 +154,11 @@ def quick_snapshot(
     losses = known.losses(bytes(head.losses), limits)
     if origin is None or losses is None:
         return None
-    columns = []
-    for column, data in zip(schema.columns, head.columns, strict=True):
-        dtype = column.dtype
+    shape, columns = (rows,), []
+    for dtype, data in zip(schema.dtypes, head.columns, strict=True):
         if len(data) != rows * dtype.itemsize:
             return None
-        columns.append(np.ndarray((rows,), dtype, data))
+        columns.append(np.ndarray(shape, dtype, data))
     return Snapshot(
         schema=schema,
         origin=origin,

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgpack
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -143,10 +144,16 @@ class Schema:
     columns: tuple[Column, ...]
     id: str = ""
     """32 hex digits: the first half of the SHA-256 of the content; filled in where empty."""
+    dtypes: tuple[np.dtype[Any], ...] = field(init=False, compare=False, repr=False)
+    """That of one row of each column."""
+    row_bytes: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.id:
             object.__setattr__(self, "id", self.content_id())
+        dtypes = tuple(column.dtype for column in self.columns)
+        object.__setattr__(self, "dtypes", dtypes)
+        object.__setattr__(self, "row_bytes", sum(dtype.itemsize for dtype in dtypes))
 
     @property
     def is_events(self) -> bool:
@@ -166,9 +173,12 @@ class Schema:
         return hashlib.sha256(packed).hexdigest()[:ID_DIGITS]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # arrays have no one answer to ==
-class Snapshot:
-    """One read of one map, or one part of it where it is too large for a frame."""
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """One read of one map, or one part of it where it is too large for a frame.
+
+    Made thousands of times a second, so a struct of msgspec's: `msgspec.structs.replace` makes a changed
+    copy. Arrays have no one answer to ==, and nothing in it can point back at it, which is what `gc` is for.
+    """
 
     schema: Schema
     origin: Origin
@@ -195,7 +205,7 @@ class Snapshot:
     entries: int
     """Entries met in the map (all parts together)."""
     max_entries: int
-    losses: Mapping[str, int] = field(default_factory=dict)
+    losses: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Counts by reason: truncated of this read, all others since the program was loaded (docs/wire.md)."""
     part: int = 0
     parts: int = 1
