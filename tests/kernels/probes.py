@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bpfleet.loader.compile import object_for
 from kept_maps import DRAINED_SOURCE, MAPS_SOURCE, STORAGE_SOURCE
+from linked_maps import LINKED, STACK_WORDS
 
 __all__ = ["BUILT", "LADDERS", "PROBES", "Probe", "build", "file_name", "install"]
 
@@ -236,7 +237,13 @@ _ALL = [
 PROBES = {one.name: one for one in _ALL}
 
 
-MORE = {"maps": MAPS_SOURCE, "storage": STORAGE_SOURCE, "drained": DRAINED_SOURCE, "rungs": _RUNGS}
+MORE = {
+    "maps": MAPS_SOURCE,
+    "storage": STORAGE_SOURCE,
+    "drained": DRAINED_SOURCE,
+    "rungs": _RUNGS,
+    **LINKED,
+}
 """Sources besides the probes, by name."""
 
 
@@ -269,7 +276,16 @@ def install(folder: Path, knobs: Mapping[str, int], places: Mapping[str, str]) -
     for name in ("maps_walk", "maps_batch", "maps_key"):
         _put(folder, name, ["[knobs]", f"pid = {knobs['pid']}"], of="maps")
     _put(folder, "drained", ["[knobs]", f"pid = {knobs['pid']}"])
-    _put(folder, "storage", _placed({"kind": "cgroup", "target": "CGROUP"}, places))
+    in_cgroup = _placed({"kind": "cgroup", "target": "CGROUP"}, places)
+    more = {
+        "stacks": STACK_WORDS.splitlines(),
+        "nest": [f"[maps.{name}]\nread = false" for name in ("left", "right", "far")],
+        "by_socket": in_cgroup,
+    }
+    for name in LINKED:
+        words = [] if name == "by_socket" else ["[knobs]", f"pid = {knobs['pid']}"]
+        _put(folder, name, words + more.get(name, []))
+    _put(folder, "storage", in_cgroup)
     for name, rungs in LADDERS.items():
         _put(folder, name, [*said, "[ladders]", f"groups = {json.dumps(rungs)}"], of="rungs")
 

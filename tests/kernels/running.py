@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -74,6 +75,16 @@ class Running:
         self.receiver.close()
         if self.cgroup is not None:
             self.cgroup.rmdir()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """In the cgroup; a socket belongs where its maker is."""
+        home = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
+        (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            (self.cgroup.parent / home.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
 
     def collector(self, name: str) -> dict[str, Any]:
         """What `status` says of a collector."""
@@ -147,17 +158,11 @@ def _ask_for_groups(running: Running) -> int:
 
 
 def _send_packets(running: Running) -> int:
-    """From a socket made in the cgroup; a socket belongs where its maker is."""
-    home = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
-    root = running.cgroup.parent
-    (running.cgroup / "cgroup.procs").write_text(str(os.getpid()))
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            for _ in range(29):
-                sender.sendto(b"x" * 40, running.receiver.getsockname())
-                running.receiver.recv(100)
-    finally:
-        (root / home.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
+    """From a socket made in the cgroup."""
+    with running.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(29):
+            sender.sendto(b"x" * 40, running.receiver.getsockname())
+            running.receiver.recv(100)
     return 29
 
 
