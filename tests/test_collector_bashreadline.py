@@ -91,7 +91,14 @@ def test_each_line_is_told_once_as_it_was_typed(
     shell = open_shell()
     (cgroup / "cgroup.procs").write_text(str(shell.pid))
     long = ": " + "x" * 700
-    for line in ["true 1", "true 'höher'", "", "true wrongly\x7f\x7f\x7f\x7f\x7f\x7f\x7fright", long, "!!; true 2"]:
+    for line in [
+        "true 1",
+        "true 'höher'",
+        "",
+        "true wrongly\x7f\x7f\x7f\x7f\x7f\x7f\x7fright",
+        long,
+        "!!; true 2",
+    ]:
         shell.type(line)
     shell.type("true end")
     rows = typed(agent, shell.pid, "true end")
@@ -167,7 +174,7 @@ while library.readline(b"say-more> "):
 def test_a_bash_without_a_readline_of_its_own_has_that_of_the_library(
     start_agent: Start, open_shell: Callable[..., Shell], tmp_path: Path
 ) -> None:
-    """Debian's bash has its own; so the second alternative is tried alone, with a program that calls the library."""
+    """Debian's bash has its own: the second alternative is tried alone, by a program that calls it."""
     source = Path(bashreadline.__file__).with_name("bashreadline.bpf.c")
     shutil.copy(source, tmp_path / "library.bpf.c")
     (second,) = bashreadline.BASHREADLINE.ladders["line"][1:]
@@ -179,9 +186,7 @@ def test_a_bash_without_a_readline_of_its_own_has_that_of_the_library(
     agent.next_snapshot("library", "lines")
     shell = open_shell("/usr/bin/python3", "-c", LIBRARY)
     shell.type("true library")
-    rows = agent.wait_for(
-        lambda: [row for one in agent.snapshots("library", "lines") for row in one["rows"]]
-    )
+    rows = agent.wait_for(lambda: [row for one in agent.snapshots("library", "lines") for row in one["rows"]])
     assert [(row["pid"], row["line"]) for row in rows] == [(shell.pid, "true library")]
 
 

@@ -45,8 +45,7 @@ def test_each_end_is_counted_once_with_the_status_that_wait_tells(start_agent: S
     agent.next_snapshot("exit", "exits")
     told: Counter[tuple[int, str]] = Counter()
     for arguments in [["status", str(n)] for n in (0, 0, 0, 1, 1, 255)] + [
-        ["signal", str(int(n))]
-        for n in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, 40)
+        ["signal", str(int(n))] for n in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, 40)
     ]:
         status = subprocess.run([ends, *arguments], check=False).returncode
         number = max(0, -status)
@@ -119,9 +118,7 @@ def test_counts_are_those_of_exitsnoop_under_many_at_once(start_agent: Start, en
         subprocess.run([ends, "status", "78"], check=False)
         tool.wait_for(lambda text: "code 78" in text)
         seen = Counter(
-            line.split()[-1]
-            for line in tool.text.splitlines()
-            if line.startswith(comm_of(ends) + " ")
+            line.split()[-1] for line in tool.text.splitlines() if line.startswith(comm_of(ends) + " ")
         )
     found = counts(agent.next_snapshot("exit", "exits"), ends)
     assert {str(code): count for (code, _), count in found.items() if code < 77} == {

@@ -53,8 +53,8 @@ def test_functions_get_their_share_of_the_samples(start_agent: Start, program: P
         _, on_cpu = spender.spend("burn", 4000)
         found = samples(agent, spender.pid)
     count = inside(found, "burn")
-    # 396 samples. Their number is that of the CPU time within a tenth; the share of the function that has three
-    # quarters of it is off by at most a tenth of the whole, which is 4.5 standard deviations.
+    # 396 samples. Their number is that of the CPU time within a tenth; the share of the function that has
+    # three quarters of it is off by at most a tenth of the whole, which is 4.5 standard deviations.
     assert count == pytest.approx(on_cpu / 1e9 * HERTZ, rel=0.1)
     assert inside(found, "burn_more") / count == pytest.approx(0.75, abs=0.1)
     assert inside(found, "burn_more", "burn_less") / count > 0.95

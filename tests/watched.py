@@ -35,7 +35,11 @@ class Tool:
         # They write to a pipe in large blocks; a terminal makes them write lines.
         main, side = os.openpty()
         self._process = subprocess.Popen(
-            [*_WITH_TRACEFS, *command], stdin=subprocess.DEVNULL, stdout=side, stderr=subprocess.STDOUT, close_fds=True
+            [*_WITH_TRACEFS, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=side,
+            stderr=subprocess.STDOUT,
+            close_fds=True,
         )
         os.close(side)
         self._main = main

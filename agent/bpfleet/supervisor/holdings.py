@@ -94,7 +94,7 @@ class Holdings:
         return 0 if held is None else int(held.answer["generation"])
 
     def rescans(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        """(collector, request) of all that is held, with the places that rungs have added to the attach list."""
+        """(collector, request) of all that is held, the places of rungs taken added to the attach list."""
         return [
             (name, {**held.request, "attach": held.answer["places"]}) for name, held in self._held.items()
         ]

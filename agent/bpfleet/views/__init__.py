@@ -21,4 +21,14 @@ from bpfleet.views.plain import json_line, to_json
 from bpfleet.views.rates import rates
 from bpfleet.views.table import render_table
 
-__all__ = ["Assembler", "Folder", "Follower", "Look", "json_line", "look_for", "rates", "render_table", "to_json"]
+__all__ = [
+    "Assembler",
+    "Folder",
+    "Follower",
+    "Look",
+    "json_line",
+    "look_for",
+    "rates",
+    "render_table",
+    "to_json",
+]

@@ -17,9 +17,9 @@ __all__ = ["Folder"]
 class Folder:
     """Turns a stream of records into lines `outermost;…;innermost NUMBER`.
 
-    The number is what the map's first counter grew by since the map's last snapshot, for all rows of one stack together; so
-    that lines of several snapshots may be added up, as flamegraph.pl does. Maps without stacks make no lines. Of at
-    most `most` maps the last snapshot is remembered."""
+    The number is what the map's first counter grew by since the map's last snapshot, for all rows of one
+    stack together; so lines of several snapshots may be added up, as flamegraph.pl does. Maps without stacks
+    make no lines. Of at most `most` maps the last snapshot is remembered."""
 
     def __init__(self, most: int = 256) -> None:
         self._most = most
@@ -42,10 +42,10 @@ class Folder:
         hashes, row = np.unique(snapshot.columns[stack], return_inverse=True)
         numbers = np.zeros(len(hashes), np.uint64)
         np.add.at(numbers, row.reshape(-1), snapshot.columns[counter].astype(np.uint64))
-        totals = dict(zip(hashes.tolist(), numbers.tolist(), strict=True))
+        totals: dict[bytes, int] = dict(zip(hashes.tolist(), numbers.tolist(), strict=True))
         before = self._remember(snapshot, totals)
         texts = self._stacks.of(snapshot) or {}
-        lines = []
+        lines: list[bytes] = []
         for name, total in totals.items():
             # Less than before: the row made room for others, and is there anew.
             grown = total - before.get(name, 0) if total >= before.get(name, 0) else total

@@ -1,7 +1,7 @@
 """cgroup: the id of a cgroup (v2) → its path, such as /system.slice/docker-0123….scope.
 
-The id is what bpf_get_current_cgroup_id tells: the inode of the cgroup's directory. The kernel never gives one twice, so
-what was found once stays true, also when the cgroup is gone.
+The id is what bpf_get_current_cgroup_id tells: the inode of the cgroup's directory. The kernel never gives
+one twice, so what was found once stays true, also when the cgroup is gone.
 """
 
 from __future__ import annotations
@@ -23,25 +23,30 @@ _LONGEST = 256
 _MOST_KNOWN = 1 << 15
 _MOST_WALKED = 1 << 14
 _PAUSE = 0.1
+_REFRESH = 10.0
 _SHARE = 20
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 class Cgroups:
-    """Paths by id, from a walk through the mounted hierarchy whenever an id is met that is not known.
+    """Paths by id, from walks through the mounted hierarchy: when an id is met that is not known, and every
+    `_REFRESH` seconds, so that a cgroup that has lived a while has its name after its end too.
 
-    A walk looks at each cgroup once, and takes at most a twentieth of the time. Of at most `_MOST_KNOWN` ids the path is remembered: the least recently asked for make room."""
+    A walk looks at each cgroup once; all walks take at most a twentieth of the time. Of at most `_MOST_KNOWN`
+    ids the path is remembered: those that were neither asked for nor found for longest make room."""
 
     def __init__(self, mounts: Path = Path("/proc/self/mounts")) -> None:
         self._mounts = mounts
         self._known: OrderedDict[int, str] = OrderedDict()
-        self._next_walk = 0.0
+        self._next_walk = self._refresh = 0.0
 
     def paths(self, numbers: Any) -> Any:
         """The path of each cgroup, the start of a long one cut; the id where there is none."""
         ids = numbers.tolist()
-        if any(number not in self._known for number in ids):
-            self._learn(ids)
+        now = time.monotonic()
+        unknown = any(number not in self._known for number in ids)
+        if now >= (self._next_walk if unknown else self._refresh):
+            self._learn(ids, now)
         shown = [self._path(number).encode("utf-8", "replace")[-_LONGEST:] for number in ids]
         return np.array(shown, f"S{_LONGEST}")
 
@@ -52,22 +57,21 @@ class Cgroups:
         self._known.move_to_end(number)
         return path
 
-    def _learn(self, ids: list[int]) -> None:
-        now = time.monotonic()
-        if now < self._next_walk:
-            return
+    def _learn(self, ids: list[int], now: float) -> None:
         root = self._root()
         found = {} if root is None else _walk(root)
-        for number in ids:
-            if number in found:
-                self._known[number] = found[number]
-            elif number not in self._known and len(found) < _MOST_WALKED:
+        if len(found) < _MOST_WALKED:
+            for number in ids:
                 # It was there before the walk began, and is gone now, or out of our sight: for good.
-                self._known[number] = str(number)
+                self._known.setdefault(number, str(number))
+        for number, path in found.items():
+            self._known[number] = path
+            self._known.move_to_end(number)
         while len(self._known) > _MOST_KNOWN:
             self._known.popitem(last=False)
-        took = time.monotonic() - now
-        self._next_walk = now + max(_PAUSE, _SHARE * took)
+        end = time.monotonic()
+        self._next_walk = end + max(_PAUSE, _SHARE * (end - now))
+        self._refresh = max(self._next_walk, end + _REFRESH)
 
     def _root(self) -> str | None:
         """Where the hierarchy is mounted."""

@@ -26,7 +26,8 @@ class StdoutSettings(SinkSettings, frozen=True, kw_only=True):
     """How records are printed."""
 
     format: Literal["table", "json", "msgpack", "folded"] | None = None
-    """table, json, msgpack, or folded: stacks for flame graphs; where absent a table on a terminal, else json."""
+    """table, json, msgpack or folded (stacks, for flame graphs); where absent a table on a terminal, else
+    json."""
     rows: Annotated[int, msgspec.Meta(ge=1)] = 10
     """Rows that a table shows of one snapshot: the largest."""
     color: bool | None = None

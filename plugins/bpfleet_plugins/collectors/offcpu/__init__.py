@@ -34,7 +34,9 @@ OFFCPU = Collector(
                 label("tgid", "u32", help="process id"),
                 stack("kernel_stack", "stacks", help="where in the kernel it left the CPU"),
                 stack("user_stack", "stacks", help="where in the program"),
-                label("state", "char[4]", help="as ps(1): S sleeps, D is blocked, I idle, T stopped, R runnable"),
+                label(
+                    "state", "char[4]", help="as ps(1): S sleeps, D is blocked, I idle, T stopped, R runnable"
+                ),
                 label("comm", "char[16]", help="name of the process's first thread"),
             ),
             value=(
