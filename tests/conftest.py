@@ -23,6 +23,7 @@ from bpfleet.settings import convert
 from bpfleet_plugins.sinks.zmq import ZmqSettings, ZmqSink
 from delivery_scenes import Told
 from sample_records import context
+from watched import cgroup_v2, new_cgroup
 
 if TYPE_CHECKING:
     from clickhouse_servers import Engine, Place, ServerProcess
@@ -47,6 +48,16 @@ def start_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     yield start
     for agent in started:
         agent.stop()
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup of v2, at the top of the hierarchy."""
+    root = cgroup_v2()
+    if root is None:
+        pytest.skip("no cgroup v2 file system is mounted")
+    with new_cgroup(root) as made:
+        yield made
 
 
 # ---- the zmq sink and its peers

@@ -264,6 +264,8 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
     controls: tuple[LoadedControl, ...] = ()
+    places: tuple[Place, ...] = ()
+    """Of the attach list and of the rungs taken: where a rescan looks for more."""
     known: tuple[str, ...] = ()
     """What a rescan need not attach to again."""
     changes: tuple[Change, ...] = ()

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import click
 
 from bpfleet.errors import WireError
-from bpfleet.views import Follower, json_line, look_for
+from bpfleet.views import Folder, Follower, json_line, look_for
 from bpfleet.wire import Decoder, Record, Schema, Snapshot
 from bpfleet.wire.pipe import read_pipe
 from bpfleet.wire.stream import CutOff
@@ -32,10 +32,10 @@ _MOST_COMPLAINTS = 10
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["json", "table"]),
+    type=click.Choice(["json", "table", "folded"]),
     default="json",
     show_default=True,
-    help="One JSON object per line, or tables.",
+    help="One JSON object per line, tables, or stacks for flame graphs.",
 )
 @click.option("--kind", "kinds", type=click.Choice(_KINDS), multiple=True, help="Only records of this kind.")
 @click.option(
@@ -116,6 +116,8 @@ class _Reading:
 def _printer(form: str, rows: int) -> Callable[[Record], bytes]:
     if form == "json":
         return json_line
+    if form == "folded":
+        return Folder().show
     follower = Follower(look_for(sys.stdout.fileno(), rows=rows))
     return lambda record: follower.show(record).encode("utf-8", "replace")
 

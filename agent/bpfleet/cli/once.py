@@ -26,8 +26,8 @@ __all__ = ["command"]
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "msgpack"]),
-    help="How to print; a table on a terminal, JSON lines in a pipe.",
+    type=click.Choice(["table", "json", "msgpack", "folded"]),
+    help="How to print; a table on a terminal, JSON lines in a pipe; folded: stacks, for flame graphs.",
 )
 def command(collectors: tuple[str, ...], path: Path | None, after: float, form: str | None) -> None:
     """Load collectors, let them count, print one snapshot of each map, exit.

@@ -97,15 +97,19 @@ def load(request: Load, fds: _Fds) -> Loaded:
         for one in attached
     )
     links = {one.name: tuple(fds.add(link) for link in one.links) for one in attached}
+    ladders = tuple(backend.ladders())
+    rungs = [request.ladders[one.name][one.rung - 1] for one in ladders if one.rung]
+    places = (*request.attach, *(place for rung in rungs for place in rung if Attach(*place).kind))
     return Loaded(
         collector=request.collector,
         maps=maps,
         programs=programs,
         links=tuple(index for there in links.values() for index in there),
-        ladders=tuple(backend.ladders()),
+        ladders=ladders,
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         controls=controls,
-        known=tuple(known_at_load(_attach_list(request))),
+        places=places,
+        known=tuple(known_at_load([Attach(*place) for place in places])),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,
         stacks=tuple(_stacks(name, one, compiled, fds) for name, one in stacks.items()),
         symbols=open_symbols(fds.add) if stacks else None,

@@ -94,8 +94,10 @@ class Holdings:
         return 0 if held is None else int(held.answer["generation"])
 
     def rescans(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        """(collector, request) of all that is held."""
-        return [(name, held.request) for name, held in self._held.items()]
+        """(collector, request) of all that is held, the places of rungs taken added to the attach list."""
+        return [
+            (name, {**held.request, "attach": held.answer["places"]}) for name, held in self._held.items()
+        ]
 
     def rescan_of(self, collector: str) -> tuple[dict[str, Any], list[int]] | None:
         """What a loader is told, and the programs' fds, to look for new places; None where it has gone."""
@@ -106,7 +108,7 @@ class Holdings:
         message = {
             "op": "rescan",
             "collector": collector,
-            "request": held.request,
+            "request": {**held.request, "attach": held.answer["places"]},
             "programs": {one["name"]: at for at, one in enumerate(programs)},
             "known": list(held.answer["known"]),
         }

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from bpfleet import Frame, SinkContext, SinkError, SinkSettings, SinkType, hookimpl
-from bpfleet.views import Follower, json_line, look_for
+from bpfleet.views import Folder, Follower, json_line, look_for
 from bpfleet.wire import Decoder, Record, UnknownSchema
 from bpfleet_plugins.sinks.descriptor import ReaderGone, write_all
 
@@ -25,8 +25,9 @@ _gone_told = False
 class StdoutSettings(SinkSettings, frozen=True, kw_only=True):
     """How records are printed."""
 
-    format: Literal["table", "json", "msgpack"] | None = None
-    """table, json or msgpack; where absent a table on a terminal, else json."""
+    format: Literal["table", "json", "msgpack", "folded"] | None = None
+    """table, json, msgpack or folded (stacks, for flame graphs); where absent a table on a terminal, else
+    json."""
     rows: Annotated[int, msgspec.Meta(ge=1)] = 10
     """Rows that a table shows of one snapshot: the largest."""
     color: bool | None = None
@@ -82,6 +83,9 @@ class StdoutSink:
             return lambda frame: bytes(frame.data)
         if form == "json":
             return lambda frame: json_line(self._record(frame))
+        if form == "folded":
+            folder = Folder()
+            return lambda frame: folder.show(self._record(frame))
         follower = Follower(look_for(self._fd, rows=settings.rows, color=settings.color))
         return lambda frame: follower.show(self._record(frame)).encode("utf-8", "replace")
 
