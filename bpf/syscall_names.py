@@ -15,7 +15,7 @@ _X86 = "/usr/include/x86_64-linux-gnu"
 _HEADERS = {
     "x86_64": [f"-I{_X86}", "-include", "asm/unistd_64.h"],
     "i386": [f"-I{_X86}", "-include", "asm/unistd_32.h"],
-    # What arm64's own <asm/unistd.h> says before it includes the generic table; that header is not on an x86-64 host.
+    # What arm64's own <asm/unistd.h> says before it includes the generic table.
     "aarch64": [
         "-D__BITS_PER_LONG=64",
         "-D__ARCH_WANT_RENAMEAT",
@@ -29,11 +29,28 @@ _HEADERS = {
     ],
 }
 # Since 424 a call has one number everywhere. Linux 6.5 to 6.18: include/uapi/asm-generic/unistd.h.
-_NEWER = """
-451 cachestat 452 fchmodat2 453 map_shadow_stack 454 futex_wake 455 futex_wait 456 futex_requeue 457 statmount
-458 listmount 459 lsm_get_self_attr 460 lsm_set_self_attr 461 lsm_list_modules 462 mseal 463 setxattrat
-464 getxattrat 465 listxattrat 466 removexattrat 467 open_tree_attr 468 file_getattr 469 file_setattr
-""".split()
+_NEWER_FROM = 451
+_NEWER = (
+    "cachestat",
+    "fchmodat2",
+    "map_shadow_stack",
+    "futex_wake",
+    "futex_wait",
+    "futex_requeue",
+    "statmount",
+    "listmount",
+    "lsm_get_self_attr",
+    "lsm_set_self_attr",
+    "lsm_list_modules",
+    "mseal",
+    "setxattrat",
+    "getxattrat",
+    "listxattrat",
+    "removexattrat",
+    "open_tree_attr",
+    "file_getattr",
+    "file_setattr",
+)
 _DEFINED = re.compile(r"#define (__NR(?:3264)?_\w+) (\w+)$", re.MULTILINE)
 _NO_CALLS = frozenset(["syscalls", "arch_specific_syscall"])
 
@@ -43,7 +60,7 @@ def table(abi: str) -> dict[int, str]:
     command = ["clang", "-E", "-dM", "-x", "c", *_HEADERS[abi], "/dev/null"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     defined = dict(_DEFINED.findall(text))
-    found = {int(number): name for number, name in zip(_NEWER[::2], _NEWER[1::2], strict=True)}
+    found = dict(enumerate(_NEWER, _NEWER_FROM))
     for name, value in defined.items():
         value = defined.get(value, value)  # __NR_fcntl is __NR3264_fcntl
         plain = name.removeprefix("__NR_")

@@ -1,4 +1,4 @@
-"""syscalls: a program that makes known calls is the source; libbpf-tools' syscount is another, in the same window."""
+"""syscalls: a program that makes known calls is the source, and libbpf-tools' syscount at the same time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from agent_process import Agent, run
+from tool_process import attached_programs, interrupted, tool_running
 
 Start = Callable[..., Agent]
 KNOWN = Path(__file__).with_name("known_calls.c")
@@ -135,36 +135,13 @@ def test_syscount_says_the_same_of_the_same_time(start_agent: Start, known: Path
     tool = shutil.which("syscount", path="/usr/sbin:/usr/bin")
     assert tool is not None, "libbpf-tools is in the Makefile's TEST_PACKAGES"
     agent = start_agent('[agent]\ninterval = "200ms"\n[collectors.syscalls]')
-    with waiting(known) as process:
-        # The tool attaches through tracefs, which is not mounted everywhere.
-        mounted = (
-            f"mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec {tool} -p {process.pid} -T 400"
-        )
-        counting = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", mounted], stdout=subprocess.PIPE, text=True
-        )
+    with waiting(known) as process, tool_running(tool, "-p", str(process.pid), "-T", "400") as counting:
         before = calls_of(agent.next_snapshot("syscalls", "calls"), known.name)
-        agent.wait_for(lambda: holds_programs(counting.pid))
+        agent.wait_for(lambda: attached_programs(counting.pid) >= 2)
         go(process)
-    counting.send_signal(signal.SIGINT)
-    printed, _ = counting.communicate(timeout=30)
+        printed = interrupted(counting)
     after = calls_of(agent.next_snapshot("syscalls", "calls"), known.name)
     theirs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE)}
     for name in ("getppid", "getpgid", "nanosleep", "close"):
         mine = after[name]["count"] - before.get(name, {"count": 0})["count"]
         assert mine == theirs[name], printed
-
-
-def holds_programs(pid: int) -> bool:
-    """Whether the process has two BPF programs attached, as its file descriptors say."""
-    found = 0
-    for fd in Path(f"/proc/{pid}/fd").glob("*"):
-        try:
-            found += (
-                "perf_event" in os.readlink(fd)
-                or "bpf_link" in os.readlink(fd)
-                or "raw-tp" in os.readlink(fd)
-            )
-        except OSError:
-            continue
-    return found >= 2

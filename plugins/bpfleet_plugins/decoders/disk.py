@@ -15,39 +15,30 @@ _KEPT = 1024
 
 
 class Disks:
-    """Names by number, from /sys/dev/block. A number is kept for as long as the name leads back to it: disks come
-    and go, and numbers are used again."""
+    """Names by number, from /sys/dev/block, which is asked each time: disks come and go, and numbers are used
+    again. One that has gone keeps the name that it had, as its counters stay."""
 
     def __init__(self, sys: Path = Path("/sys")) -> None:
-        self._sys = sys
-        self._kept: dict[int, str] = {}
+        self._links = sys / "dev/block"
+        self._last: dict[int, str] = {}
 
     def names(self, numbers: Any) -> Any:
-        """The name of each; "" for 0, which is no disk, and `major:minor` for one that is not there."""
+        """The name of each; "" for 0, which is no disk, and `major:minor` for one that was never seen."""
         return np.array([self._name(number) for number in numbers.tolist()], f"S{_LONGEST}")
 
     def _name(self, number: int) -> str:
         if not number:
             return ""
         device = f"{number >> _MINOR_BITS}:{number & (1 << _MINOR_BITS) - 1}"
-        kept = self._kept.get(number)
-        if kept is not None and self._is(kept, device):
-            return kept
         try:
-            found = (self._sys / "dev/block" / device).readlink().name
+            name = (self._links / device).readlink().name
         except OSError:
-            self._kept.pop(number, None)
-            return device
-        if len(self._kept) >= _KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[number] = found
-        return found
-
-    def _is(self, name: str, device: str) -> bool:
-        try:
-            return (self._sys / "class/block" / name / "dev").read_text().strip() == device
-        except OSError:
-            return False
+            return self._last.get(number, device)
+        self._last.pop(number, None)  # to the end: the longest unseen make room
+        self._last[number] = name
+        if len(self._last) > _KEPT:
+            del self._last[next(iter(self._last))]
+        return name
 
 
 @hookimpl

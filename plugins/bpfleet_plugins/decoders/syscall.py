@@ -1,7 +1,7 @@
 """syscall: the name of a system call by its number, of this machine's ABI.
 
-Two bits tell another ABI's call, as the collector `syscalls` keeps them: 2^29, which the collector sets, a 32-bit one
-(shown as `i386:read`; on arm64 `arm:3`, whose names are not known); 2^30, the kernel's own, x32 (`x32:read`).
+Two bits tell another ABI's call, as the collector `syscalls` keeps them: 2^29, which the collector sets, a
+32-bit one (`i386:read`; on arm64 `arm:3`: its names are not known); 2^30, the kernel's own, x32 (`x32:read`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _COMPAT, _X32 = 1 << 29, 1 << 30
 
 @cache
 def table(abi: str) -> Mapping[int, str]:
-    """The names of one ABI (`x86_64`, `i386`, `aarch64`) by number; empty for others. Made by bpf/syscall_names.py."""
+    """The names of one ABI (`x86_64`, `i386`, `aarch64`) by number; empty for others.
+
+    The file is made by bpf/syscall_names.py."""
     text = resources.files(__package__).joinpath("syscalls.txt").read_text()
     lines = (line.split() for line in text.splitlines())
     return {int(number): name for one, number, name in lines if one == abi}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpfleet import Collector, Map, core, counter, hookimpl, histogram, label
+from bpfleet import Collector, Map, core, counter, histogram, hookimpl, label
 
 BIOLATENCY = Collector(
     name="biolatency",

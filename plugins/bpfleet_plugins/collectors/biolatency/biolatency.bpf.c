@@ -60,17 +60,12 @@ struct {
 
 BPFLEET_FAILED_INSERTS(disks);
 
-/* Requests that a disk has, by address: when it got each, and how many bytes have come so far. */
-struct issued {
-	__u64 at;
-	__u64 bytes;
-};
-
+/* Requests that a disk has, by address: when it got each. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_IN_FLIGHT);
 	__type(key, __u64);
-	__type(value, struct issued);
+	__type(value, __u64);
 } issued SEC(".maps");
 
 static const struct requests none;
@@ -78,8 +73,7 @@ static const struct requests none;
 /* One that is issued again (the disk was busy) counts from the last time: before, the disk did not take it. */
 static __always_inline int issue(struct request *rq)
 {
-	struct issued now = {.at = bpf_ktime_get_ns()};
-	__u64 key = (__u64)rq;
+	__u64 key = (__u64)rq, now = bpf_ktime_get_ns();
 
 	if (bpf_map_update_elem(&issued, &key, &now, BPF_ANY))
 		__sync_fetch_and_add(&disks_failed_inserts, 1);
@@ -100,33 +94,30 @@ static __always_inline __u32 disk_of(struct request *rq)
 
 static __always_inline int complete(struct request *rq, __u32 error, __u32 bytes)
 {
-	struct disk key;
+	__u64 rq_key = (__u64)rq, *issued_at, at, ns;
 	struct requests *mine;
-	struct issued *begin;
-	__u64 rq_key = (__u64)rq, ns, at, sum;
+	struct disk key;
 	__u32 slot;
 
 	/* Not there: it was issued before we were attached, or is the outer half of a flush, which no disk sees. */
-	begin = bpf_map_lookup_elem(&issued, &rq_key);
-	if (!begin)
+	issued_at = bpf_map_lookup_elem(&issued, &rq_key);
+	if (!issued_at)
 		return 0;
-	if (!error)
-		begin->bytes += bytes;
-	/* A part of it: the rest goes on. */
-	if (bytes < rq->__data_len)
-		return 0;
-	at = begin->at;
-	sum = begin->bytes;
-	bpf_map_delete_elem(&issued, &rq_key);
-
-	ns = bpf_ktime_get_ns() - at;
+	at = *issued_at;
 	key.dev = disk_of(rq);
 	key.op = rq->cmd_flags & REQ_OP_MASK;
 	mine = bpfleet_get_or_make(disks, &key, &none);
+	if (mine && !error)
+		__sync_fetch_and_add(&mine->bytes, bytes);
+	/* A part of it: the rest goes on, and may even be issued anew. */
+	if (bytes < rq->__data_len)
+		return 0;
+	bpf_map_delete_elem(&issued, &rq_key);
 	if (!mine)
 		return 0;
+
+	ns = bpf_ktime_get_ns() - at;
 	__sync_fetch_and_add(&mine->count, 1);
-	__sync_fetch_and_add(&mine->bytes, sum);
 	__sync_fetch_and_add(&mine->total_ns, ns);
 	if (error)
 		__sync_fetch_and_add(&mine->errors, 1);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpfleet import Collector, Map, core, counter, hookimpl, histogram, label
+from bpfleet import Collector, Map, core, counter, histogram, hookimpl, label
 
 HARDIRQS = Collector(
     name="hardirqs",
@@ -20,7 +20,9 @@ HARDIRQS = Collector(
             ),
             value=(
                 counter("count", unit="runs", help="runs that ended"),
-                counter("not_mine", unit="runs", help="those after which it said that its device had not called"),
+                counter(
+                    "not_mine", unit="runs", help="those after which it said that its device had not called"
+                ),
                 counter("total_ns", unit="ns"),
                 histogram("slots", 32, unit="ns", help="runs by duration"),
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpfleet import Collector, CollectorSettings, Map, core, counter, hookimpl, histogram, label
+from bpfleet import Collector, CollectorSettings, Map, core, counter, histogram, hookimpl, label
 
 _NUMBER = "2^29 more: a 32-bit call; 2^30 more: x32"
 
