@@ -84,6 +84,8 @@ class Attach:
     """Of uprobes and USDT: only this process, and the library is the one that it uses; 0: every process."""
     everywhere: bool = False
     """Of uprobes: also in other copies of the library that processes use, as they are found."""
+    period: int = 0
+    """Of a perf_event, instead of a frequency: once for every so many events; 1: for each."""
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
