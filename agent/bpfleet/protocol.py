@@ -38,7 +38,7 @@ __all__ = [
     "typed",
 ]
 
-Place = tuple[str, str, str, str, int, int, bool]
+Place = tuple[str, str, str, str, int, int, bool, int]
 """The fields of `bpfleet.spec.Attach`; without a kind, where the attach list or the section says."""
 
 

@@ -19,6 +19,8 @@ _EVENTS = {
     "page-faults": (1, 2),
     "context-switches": (1, 3),
     "cpu-migrations": (1, 4),
+    "minor-faults": (1, 5),
+    "major-faults": (1, 6),
     "cpu-cycles": (0, 0),
     "instructions": (0, 1),
     "cache-references": (0, 2),
@@ -29,7 +31,14 @@ _BY_FREQUENCY = 1 << 10  # `freq` in the flags of struct perf_event_attr
 
 
 def attach_perf_event(program: ProgramHandle, wanted: Attach) -> Links:
-    """Run `program` at each sample of the event that `wanted.target` names, `frequency` times a second."""
+    """Run `program` at each sample of the event that `wanted.target` names, `frequency` times a second, or
+    once for every `period` events."""
+    if wanted.period and wanted.frequency:
+        raise AttachError(
+            f"program {program.name!r} has a frequency and a period",
+            where="attach list, perf_event",
+            remedy="give one of them",
+        )
     if wanted.target not in _EVENTS:
         raise AttachError(
             f"program {program.name!r}: there is no perf event {wanted.target!r}",
@@ -45,8 +54,8 @@ def attach_on_cpu(program: int, wanted: Attach, cpu: int) -> Links:
     try:
         event = open_event(
             *_EVENTS[wanted.target],
-            period=wanted.frequency or _DEFAULT_FREQUENCY,
-            flags=_BY_FREQUENCY,
+            period=wanted.period or wanted.frequency or _DEFAULT_FREQUENCY,
+            flags=0 if wanted.period else _BY_FREQUENCY,
             cpu=cpu,
         )
         run_at(event, program)

@@ -274,7 +274,8 @@ def load_request(
 
 
 def _place(one: Attach) -> Place:
-    return one.program, one.kind, one.target, one.symbol, one.frequency, one.pid, one.everywhere
+    where = one.program, one.kind, one.target, one.symbol
+    return *where, one.frequency, one.pid, one.everywhere, one.period
 
 
 def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:

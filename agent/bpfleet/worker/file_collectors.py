@@ -56,6 +56,7 @@ class _Attach(Settings, frozen=True, kw_only=True):
     frequency: int = 0
     pid: int = 0
     everywhere: bool = False
+    period: int = 0
 
 
 _Rung = str | _Attach | tuple[str | _Attach, ...]
