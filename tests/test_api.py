@@ -63,6 +63,7 @@ EXPORTED = [
     "gauge",
     "histogram",
     "hookimpl",
+    "kernel_enum",
     "label",
     "padding",
     "stack",
@@ -372,6 +373,7 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
             OBJECT_FILES,
             f"errors schema layout packing {OBJECT_FILES}",
         ),
+        ("kernel_enums", "errors btf btf_types"),
         ("schema_source", "errors schema events layout bpf_object loader"),
         ("kernel", ""),
         ("ipc", "msgpack"),
@@ -454,7 +456,7 @@ def test_every_room_has_its_rule() -> None:
     assert ruled == there
 
 
-PUBLIC = {"errors", "hooks", "keys", "schema", "settings", "spec", "stores", "wire", "views"}
+PUBLIC = {"errors", "hooks", "kernel_enums", "keys", "schema", "settings", "spec", "stores", "wire", "views"}
 """The agent's modules that plugins may import besides `bpfleet` itself."""
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +16,13 @@ import numpy as np
 import pytest
 
 from agent_process import Agent, run
+from bpfleet import kernel_enum
 from bpfleet.errors import ConfigError
 from bpfleet.layout import Leaf
 from bpfleet.spec import Decoder
 from bpfleet.wire import columns_of
 from bpfleet.worker.decoding import decoded_columns
+from bpfleet_plugins.decoders.enum import named_by
 from bpfleet_plugins.decoders.errno import names
 from bpfleet_plugins.decoders.ip import addresses
 from distributions import distribution
@@ -136,6 +140,30 @@ def test_a_decoder_that_is_not_there_is_named_with_those_that_are(tmp_path: Path
     assert "did you mean 'errno'?" in done.stderr
 
 
+@needs_root
+def test_a_field_may_name_an_enum_of_the_kernel(start_agent: Start, tmp_path: Path) -> None:
+    made = source(tmp_path, "enum:HI_SOFTIRQ")
+    # ESRCH is 3; as if it were a softirq.
+    made.write_text(made.read_text().replace("ctx->ret > 0", "ctx->ret != -3").replace("ctx->ret}", "3}"))
+    agent = start_agent(f'[agent]\ninterval = "100ms"\n[collectors."{made}"]\n')
+    agent.next_snapshot("fail", "calls")
+    pid = fail(5)
+    rows = agent.next_snapshot("fail", "calls")["rows"]
+    mine = [row for row in rows if row["tgid"] == pid]
+    assert mine == [{"tgid": pid, "result": 3, "value": 5, "result_enum": "NET_RX_SOFTIRQ"}]
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("said", "what"), [("enum", "takes an argument"), ("errno:x", "takes no argument"), ("enum:", "takes an")]
+)
+def test_an_argument_where_it_does_not_belong(tmp_path: Path, said: str, what: str) -> None:
+    done = run("once", str(source(tmp_path, said)), "--after", "10ms")
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("name", "ctype"), [("Upper", "u32"), ("good", "float"), ("good", "u64[0]")])
 def test_a_decoder_that_makes_no_sense_is_refused(name: str, ctype: str) -> None:
     with pytest.raises(ConfigError):
@@ -172,6 +200,43 @@ def test_values_that_come_again_are_decoded_once_and_in_place() -> None:
 def test_errors_have_their_names_whatever_their_sign() -> None:
     numbers = np.array([0, errno.ENOENT, -errno.EPERM, 100_000], "<i4")
     assert names(numbers).tolist() == [b"", b"ENOENT", b"EPERM", b"100000"]
+
+
+@functools.cache
+def bpftool_enums() -> str:
+    """The kernel's types as C, by bpftool, a reader of BTF that is not ours."""
+    command = ["bpftool", "btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "c"]
+    environment = os.environ | {"PATH": f"/usr/sbin:{os.environ['PATH']}"}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+@pytest.mark.parametrize(
+    "enum", ["skb_drop_reason", "bpf_map_type", "req_op", "HI_SOFTIRQ", "TCP_ESTABLISHED"]
+)
+def test_an_enum_has_the_names_that_bpftool_shows(enum: str) -> None:
+    body = re.search(rf"enum {enum} {{([^}}]*)}}", bpftool_enums()) or re.search(
+        rf"enum {{([^}}]*\b{enum} = [^}}]*)}}", bpftool_enums()
+    )
+    assert body
+    shown: dict[int, str] = {}
+    for name, value in re.findall(r"(\w+) = (-?\d+)", body[1]):
+        shown.setdefault(int(value), name)
+    assert dict(kernel_enum(enum)) == shown
+    numbers = np.array([*shown, 999_999], "<i8")
+    assert named_by(enum)(numbers).tolist() == [name.encode() for name in [*shown.values(), "999999"]]
+
+
+def test_a_negative_value_is_named_where_the_column_has_no_sign() -> None:
+    value, name = next((value, name) for value, name in kernel_enum("rpm_status").items() if value < 0)
+    assert named_by("rpm_status")(np.array([value & 0xFFFFFFFF], "<u4")).tolist() == [name.encode()]
+
+
+def test_an_enum_that_the_kernel_lacks_leaves_numbers(tmp_path: Path) -> None:
+    assert kernel_enum("no_such_enum") == {}
+    assert named_by("no_such_enum")(np.array([7, -7], "<i4")).tolist() == [b"7", b"-7"]
+    (tmp_path / "broken").write_bytes(b"no BTF at all")
+    assert kernel_enum("skb_drop_reason", tmp_path / "broken") == {}
+    assert kernel_enum("skb_drop_reason", tmp_path / "absent") == {}
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1", "255.1.2.3", "2001:db8::1", "::"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         WireError,
     )
     from bpfleet.hooks import hookimpl
+    from bpfleet.kernel_enums import kernel_enum
     from bpfleet.schema import (
         Field,
         Fold,
@@ -53,6 +54,7 @@ _HOME = {
         "WireError",
     ),
     "hooks": ("hookimpl",),
+    "kernel_enums": ("kernel_enum",),
     "schema": (
         "Field",
         "Fold",
@@ -110,6 +112,7 @@ __all__ = [
     "gauge",
     "histogram",
     "hookimpl",
+    "kernel_enum",
     "label",
     "padding",
     "stack",

@@ -6,7 +6,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import Enum
 from importlib.metadata import EntryPoint, distributions
@@ -102,9 +102,26 @@ class Plugins:
         return found
 
     def decoder(self, name: str) -> Decoder:
-        """The decoder of that name; raises PluginError or ConfigError."""
-        found: Decoder = self._find("decoder", name, lambda hook: hook.bpfleet_decoders(), Decoder)
-        return found
+        """The decoder that a field names, as `NAME` or `NAME:ARGUMENT`; raises PluginError or ConfigError."""
+        plain, _, argument = name.partition(":")
+        found: Decoder = self._find("decoder", plain, lambda hook: hook.bpfleet_decoders(), Decoder)
+        if bool(argument) != (found.of is not None):
+            raise ConfigError(
+                f"decoder {plain!r} takes {'an' if found.of else 'no'} argument, the field says {name!r}",
+                remedy=f"name it as {plain + ':ARGUMENT' if found.of else plain!r}",
+            )
+        if found.of is None:
+            return found
+        try:
+            return replace(found, decode=found.of(argument), of=None)
+        except BpfleetError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"decoder {name!r} raised {type(error).__name__}: {error}",
+                where=_place(error, next(iter(self.candidates("decoder", plain)))),
+                remedy="mend the plugin, or the argument",
+            ) from None
 
     def store_type(self, name: str) -> StoreType:
         """The store type of that name; raises PluginError or ConfigError."""

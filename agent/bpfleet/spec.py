@@ -143,15 +143,24 @@ class Decoder:
 
     `decode` takes a numpy array, one element for each row (values that are there several times may be given
     once), and returns one of the same length that fits `ctype`. It runs in the worker, in the middle
-    of a tick: it must be quick, and has no rights."""
+    of a tick: it must be quick, and has no rights. A decoder that needs to be told something has `of`
+    instead: a field names it with an argument (`decode="enum:skb_drop_reason"`), and `of("skb_drop_reason")`,
+    called once while the collector is loaded, returns the function."""
 
     name: str
     help: str
     ctype: str
     """As a field's: `char[16]`, `u32`, …"""
-    decode: Callable[[Any], Any]
+    decode: Callable[[Any], Any] | None = None
+    of: Callable[[str], Callable[[Any], Any]] | None = None
 
     def __post_init__(self) -> None:
+        if (self.decode is None) == (self.of is None):
+            raise ConfigError(
+                f"decoder {self.name!r} has {'neither' if self.decode is None else 'both'} `decode` and `of`",
+                where="Decoder(…)",
+                remedy="give `decode`, or `of` where it takes an argument",
+            )
         if not _NAME.match(self.name):
             raise ConfigError(
                 f"a decoder is named {self.name!r}",

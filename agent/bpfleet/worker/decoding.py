@@ -22,9 +22,10 @@ class DecodedColumn:
     """What `decoder` makes of the column at `index`."""
 
     def __init__(self, index: int, name: str, decoder: Decoder) -> None:
+        assert decoder.decode is not None  # what takes an argument has been given it
         made = Field(name, decoder.ctype, Meaning.LABEL)
         self.column = Column(name, "value", made.base, made.count, made.meaning.value, "", decoder.help)
-        self._index, self._decoder = index, decoder
+        self._index, self._decoder, self._decode = index, decoder, decoder.decode
         self._told = False
 
     def make(self, columns: Sequence[Array]) -> tuple[Array, int]:
@@ -35,7 +36,7 @@ class DecodedColumn:
             # Each value once: a decoder may be slow, and values come again and again.
             one_axis = source.ndim == 1 and source.dtype.kind != "V"
             values, back = np.unique(source, return_inverse=True) if one_axis else (source, slice(None))
-            decoded = np.asarray(self._decoder.decode(values))
+            decoded = np.asarray(self._decode(values))
             if decoded.dtype.kind == "U":
                 decoded = np.char.encode(decoded, "utf-8", "replace")
             made: Array = decoded.astype(self.column.dtype.base, casting="same_kind")[back]
@@ -71,12 +72,12 @@ def _named(fields: Sequence[Field]) -> Iterator[str]:
 def decoded_columns(
     leaves: Sequence[Leaf], columns: Sequence[Column], decoders: Mapping[str, Decoder]
 ) -> list[DecodedColumn]:
-    """One for each leaf that names a decoder, called FIELD_DECODER."""
+    """One for each leaf that names a decoder, called FIELD_DECODER (without the decoder's argument)."""
     taken = {column.name for column in columns}
     found = []
     for index, leaf in enumerate(leaves):
         if leaf.decode:
-            name = f"{columns[index].name}_{leaf.decode}"
+            name = f"{columns[index].name}_{leaf.decode.partition(':')[0]}"
             while name in taken:
                 name += "_"
             taken.add(name)
