@@ -45,7 +45,8 @@ struct life {
 	__u64 cgroup;
 	char comm[TASK_COMM_LEN];
 	__u32 pid;
-	bool owned; /* the three above are known */
+	struct bpfleet_ends ends; /* a socket that is closed has given its port back */
+	bool owned; /* by the process that the three before `ends` name */
 	bool out;
 };
 
@@ -73,19 +74,17 @@ static __always_inline void own(struct life *life)
 	life->owned = true;
 }
 
-static __always_inline void tell(struct sock *sk, struct life *life)
+static __always_inline void tell(struct life *life)
 {
-	struct bpfleet_ends ends = {};
 	struct connection key = {};
 	struct total *total;
 	__u64 ns = life->died - life->born;
 
-	bpfleet_ends_of(&ends, &sk->__sk_common);
-	__builtin_memcpy(key.address, ends.address, sizeof(key.address));
+	__builtin_memcpy(key.address, life->ends.address, sizeof(key.address));
 	__builtin_memcpy(key.comm, life->comm, sizeof(key.comm));
 	key.cgroup = life->cgroup;
 	key.pid = life->pid;
-	key.port = life->out ? ends.port : ends.local_port;
+	key.port = life->out ? life->ends.port : life->ends.local_port;
 	__builtin_memcpy(key.direction, life->out ? "out" : "in\0", sizeof(key.direction));
 	total = bpfleet_get_or_make(ended, &key, &none);
 	if (!total)
@@ -128,7 +127,7 @@ static __always_inline void begin(struct sock *sk)
 	if (!life)
 		return;
 	if (life->died) /* connect(2) anew, after one with AF_UNSPEC */
-		tell(sk, life);
+		tell(life);
 	life->born = 0;
 	life->died = 0;
 	life->out = true;
@@ -148,8 +147,10 @@ int BPF_PROG(on_state, struct sock *sk, int before, int now)
 	}
 	if (now == BPFLEET_ESTABLISHED) {
 		life = make(sk);
-		if (life)
-			life->born = bpf_ktime_get_ns();
+		if (!life)
+			return 0;
+		life->born = bpf_ktime_get_ns();
+		bpfleet_ends_of(&life->ends, &sk->__sk_common);
 		return 0;
 	}
 	if (now != BPFLEET_FIN_WAIT1 && now != BPFLEET_LAST_ACK && now != BPFLEET_CLOSE)
@@ -176,7 +177,7 @@ int BPF_PROG(on_destroy, struct sock *sk)
 		return 0;
 	if (!life->owned)
 		own(life);
-	tell(sk, life);
+	tell(life);
 	bpf_sk_storage_delete(&lives, sk);
 	return 0;
 }
