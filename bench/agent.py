@@ -1,5 +1,5 @@
-"""agent: the agent as it runs, with all three collectors and the file sink: memory, CPU, time to the first
-snapshot; and the memory of other tools that are attached for the same events."""
+"""agent: the agent as it runs, with the file sink: memory, CPU, time to the first snapshot. With three
+collectors, beside the memory of other tools that are attached for the same events; and with all at once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from bench import processes
@@ -20,6 +21,10 @@ from bpfleet.wire import Decoder, Snapshot, read_file
 
 __all__ = ["BPFLEET", "COLLECTORS", "Sampled", "run", "sample_agent", "wait_until"]
 
+_USE = (
+    *("interval", "PSS, all", "supervisor", "worker"),
+    *("CPU of one core", "CPU a second", "over", "snapshots in all", "rows each"),
+)
 COLLECTORS = ("execve", "cputime", "dnslat")
 BPFLEET = Path(sys.executable).with_name("bpfleet")
 _TOOLS = (("execsnoop",), ("cpudist", "1000"), ("gethostlatency",))
@@ -59,17 +64,7 @@ def run(quick: bool) -> Iterator[Table]:
     """The agent at two intervals, then beside others."""
     table = Table(
         "agent: execve, cputime and dnslat, records to a file",
-        (
-            "interval",
-            "PSS, all",
-            "supervisor",
-            "worker",
-            "CPU of one core",
-            "CPU a second",
-            "over",
-            "snapshots in all",
-            "rows each",
-        ),
+        _USE,
     )
     startup = Table(
         "agent: from the command to the first snapshot of each collector",
@@ -95,9 +90,32 @@ def run(quick: bool) -> Iterator[Table]:
     yield table
     yield startup
     yield _beside(sampled[0], quick)
+    yield _with_all(quick)
 
 
-def sample_agent(interval: float, seconds: float) -> Sampled:
+def _with_all(quick: bool) -> Table:
+    """Every built-in collector that needs no settings."""
+    names = sorted(
+        point.name.removeprefix("collector.")
+        for point in entry_points(group="bpfleet.v1")
+        if point.name.startswith("collector.") and point.value.startswith("bpfleet_plugins.")
+    )
+    table = Table(
+        "agent: all built-in collectors at once, records to a file",
+        _USE,
+    )
+    one = sample_agent(*((1.0, 3.0) if quick else (10.0, 62.0)), names)
+    _add(one, table)
+    silent = sorted(set(names) - set(one.first))
+    table.notes = [
+        f"{len(one.first)} collectors; without those that have told nothing (off without settings, or not for"
+        f" this kernel): {', '.join(silent) or 'none'}",
+        "CPU: of the agent's own processes; what programs cost where events happen is in `collectors`",
+    ]
+    return table
+
+
+def sample_agent(interval: float, seconds: float, collectors: Sequence[str] = COLLECTORS) -> Sampled:
     """Run the agent with a snapshot of everything each `interval`, and watch it for `seconds`."""
     found = Sampled(interval, seconds)
     with tempfile.TemporaryDirectory(prefix="bpfleet-bench-") as name:
@@ -105,7 +123,7 @@ def sample_agent(interval: float, seconds: float) -> Sampled:
         config, state = folder / "bpfleet.toml", folder / "state"
         config.write_text(
             f'[agent]\nstate = "{state}"\ninterval = "{interval:g}s"\n'
-            + "".join(f"[collectors.{one}]\n" for one in COLLECTORS)
+            + "".join(f"[collectors.{one}]\n" for one in collectors)
             + '[sinks.file]\npath = "records.bpfleet"\n'
         )
         began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -116,10 +134,15 @@ def sample_agent(interval: float, seconds: float) -> Sampled:
             )
             if agent.poll() is not None:
                 raise RuntimeError(f"the agent ended: {agent.stderr.read() if agent.stderr else ''}")
+            wait_until(lambda: not _loads(agent.pid), 120)
             time.sleep(2.0)  # what is done once is done by then
             _watch(agent.pid, found)
         _count(records, began, found)
     return found
+
+
+def _loads(pid: int) -> bool:
+    return any("loader" in processes.name_of(one) for one in processes.family(pid))
 
 
 def _watch(pid: int, found: Sampled) -> None:
