@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,15 @@ class Agent:
     """A running agent whose records come to us as JSON lines."""
 
     def __init__(
-        self, config: str, directory: Path, *, sink: bool = True, environment: dict[str, str] | None = None
+        self,
+        config: str,
+        directory: Path,
+        *,
+        sink: bool = True,
+        environment: dict[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
+        """`under` is a command that runs the agent, which it must become (exec)."""
         self.state = directory / "state"
         self.control = directory / "control"
         self.config = directory / "bpfleet.toml"
@@ -35,7 +42,7 @@ class Agent:
         self.cut_off: list[str] = []
         self.write_config(config, sink=sink)
         self.process = subprocess.Popen(
-            [BPFLEET, "run", "--config", str(self.config)],
+            [*under, BPFLEET, "run", "--config", str(self.config)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

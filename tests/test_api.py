@@ -49,6 +49,7 @@ EXPORTED = [
     "SinkGone",
     "SinkSettings",
     "SinkType",
+    "SysFiles",
     "Size",
     "Store",
     "StoreContext",

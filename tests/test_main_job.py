@@ -193,6 +193,7 @@ def test_once_prints_one_snapshot_of_each_map_and_exits() -> None:
         ("execve", "failures"),
         ("cputime", "processes"),
         ("cputime", "exited"),
+        ("cputime", "energy"),
     ]
     assert all(one["method"] == "walk" for one in snapshots)
 

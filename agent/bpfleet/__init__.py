@@ -37,7 +37,18 @@ if TYPE_CHECKING:
         timestamp,
     )
     from bpfleet.settings import CollectorSettings, Duration, SinkSettings, Size
-    from bpfleet.spec import Attach, Collector, Decoder, Program, Sink, SinkContext, SinkType, bcc, core
+    from bpfleet.spec import (
+        Attach,
+        Collector,
+        Decoder,
+        Program,
+        Sink,
+        SinkContext,
+        SinkType,
+        SysFiles,
+        bcc,
+        core,
+    )
     from bpfleet.stores import Received, Store, StoreContext, StoreReader, StoreSettings, StoreType
     from bpfleet.wire import Frame
 
@@ -70,7 +81,18 @@ _HOME = {
         "timestamp",
     ),
     "settings": ("CollectorSettings", "Duration", "SinkSettings", "Size"),
-    "spec": ("Attach", "Collector", "Decoder", "Program", "Sink", "SinkContext", "SinkType", "bcc", "core"),
+    "spec": (
+        "Attach",
+        "Collector",
+        "Decoder",
+        "Program",
+        "Sink",
+        "SinkContext",
+        "SinkType",
+        "SysFiles",
+        "bcc",
+        "core",
+    ),
     "stores": ("Received", "Store", "StoreContext", "StoreReader", "StoreSettings", "StoreType"),
     "wire": ("Frame",),
 }
@@ -105,6 +127,7 @@ __all__ = [
     "StoreReader",
     "StoreSettings",
     "StoreType",
+    "SysFiles",
     "WireError",
     "bcc",
     "core",

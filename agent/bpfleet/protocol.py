@@ -15,6 +15,7 @@ import msgspec
 
 from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
+from bpfleet.spec import SysFiles
 
 __all__ = [
     "Change",
@@ -66,6 +67,7 @@ class Load(Message, kw_only=True, tag="load"):
     """Keys and values that maps hold before anything is attached; a value None is all zeros."""
     cflags: tuple[str, ...] = ()
     before_snapshot: str | None = None
+    files: tuple[SysFiles, ...] = ()
     row_buffer: int = 64 << 20
     """The most bytes that one map's row buffer may take."""
     methods: tuple[str, ...] = ("mmap", "walk", "batch", "key")
@@ -253,6 +255,20 @@ class LoadedLadder(msgspec.Struct, kw_only=True):
     """Why each better rung was not taken, in order."""
 
 
+class LoadedFile(msgspec.Struct, kw_only=True):
+    """A file whose number is a row of a map (`bpfleet.spec.SysFiles`)."""
+
+    map: str
+    row: str
+    """The row's key."""
+    name: str
+    fd: int
+    start: int
+    """The number when it was opened."""
+    most: int
+    """The largest number; 0 where it never begins anew."""
+
+
 class Loaded(Message, kw_only=True, tag="loaded"):
     """A collector is in the kernel and attached."""
 
@@ -264,6 +280,7 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     iterators: tuple[int, ...] = ()
     """Links of `SEC("iter/…")` programs, which are run before each snapshot."""
     controls: tuple[LoadedControl, ...] = ()
+    files: tuple[LoadedFile, ...] = ()
     places: tuple[Place, ...] = ()
     """Of the attach list and of the rungs taken: where a rescan looks for more."""
     known: tuple[str, ...] = ()

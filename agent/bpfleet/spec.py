@@ -28,6 +28,7 @@ __all__ = [
     "Sink",
     "SinkContext",
     "SinkType",
+    "SysFiles",
     "bcc",
     "core",
 ]
@@ -91,6 +92,21 @@ class Attach:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
 
 
+@dataclass(frozen=True, slots=True)
+class SysFiles:
+    """Numbers that files of /sys tell and no program can, such as an energy counter's: rows of a map.
+
+    Just before each snapshot every file's number is put into the hash map `map`, whose key is text (the name
+    of the file's directory) and whose value is a u64 and text: what the number grew by since the collector
+    was loaded, and what the file `name` beside it says. `files` is a glob; root opens them, at load."""
+
+    map: str
+    files: str
+    name: str = "name"
+    most: str = ""
+    """A file beside each with the largest number, after which it begins at 0 again."""
+
+
 Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 """Keys and values of a map: numbers, text, bytes; lists for arrays, mappings for structs."""
 
@@ -110,7 +126,8 @@ class Collector:
     into what maps hold before anything is attached: map → {key: value}, or pairs of both where a key is no
     number or text; a value None is all zeros. `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
-    first. `ladders` names alternatives of programs, best first (`{"exec": ("by_tp_btf", "by_kprobe")}`): the
+    first. `files` tells files whose numbers are rows of a map. `ladders` names alternatives of
+    programs, best first (`{"exec": ("by_tp_btf", "by_kprobe")}`): the
     first rung that this kernel loads and attaches is taken, programs of the others stay out of it.
     With `attach_all` False a program that can't be attached is told of in `status` and costs itself;
     the collector fails only where none could be attached."""
@@ -126,6 +143,7 @@ class Collector:
     data: Callable[[Any], Mapping[str, Any]] | None = None
     entries: Callable[[Any], Mapping[str, Entries]] | None = None
     before_snapshot: str | None = None
+    files: tuple[SysFiles, ...] = ()
     attach_all: bool = True
     words: Mapping[str, MapWords] = field(default_factory=dict)
     ladders: Mapping[str, Sequence[Rung]] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_ma
 from bpfleet.loader.seen_layouts import HEADS
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
+from bpfleet.loader.sys_files import open_files
 from bpfleet.loader.tracing_mounts import mount_privately
 from bpfleet.protocol import (
     Failed,
@@ -90,6 +91,7 @@ def load(request: Load, fds: _Fds) -> Loaded:
     stacks = named_stack_maps(request.collector, layouts, compiled)
     read = {name: layout for name, layout in layouts.items() if name not in stacks}
     maps = tuple(_maps(request, read, compiled, fds))
+    files = tuple(open_files(request, compiled, fds.add))
     controls = tell(request, compiled, layouts, backend.knobs, fds.add)
     attached = backend.attach(_attach_list(request)) if request.attach_programs else ()
     programs = tuple(
@@ -108,6 +110,7 @@ def load(request: Load, fds: _Fds) -> Loaded:
         ladders=ladders,
         iterators=tuple(index for one in attached if one.iterates for index in links[one.name]),
         controls=controls,
+        files=files,
         places=places,
         known=tuple(known_at_load([Attach(*place) for place in places])),
         before_snapshot_fd=_before_snapshot(request, programs) if request.attach_programs else None,

@@ -25,6 +25,7 @@ from bpfleet.worker.asked import asked
 from bpfleet.worker.controls import Controls
 from bpfleet.worker.counters import Counter
 from bpfleet.worker.decoding import DecodedColumn, decoded_columns
+from bpfleet.worker.file_numbers import FileNumber, numbers_of
 from bpfleet.worker.stack_records import RunningStacks, Table, open_naming, running_stacks
 from bpfleet.worker.stacks import STACK
 
@@ -115,6 +116,7 @@ class RunningCollector:
     ladders: list[LoadedLadder]
     generation: int
     before_snapshot: int | None
+    files: list[FileNumber]
     iterators: list[int]
     fds: list[int]
     controls: Controls
@@ -154,6 +156,7 @@ class RunningCollector:
             ladders=list(loaded.ladders),
             generation=loaded.generation,
             before_snapshot=None if before is None else fds[before],
+            files=numbers_of(loaded.files, {one.name: fds[one.fd] for one in loaded.maps}, fds),
             iterators=[fds[index] for index in loaded.iterators],
             fds=fds,
             controls=controls,
@@ -264,6 +267,7 @@ def load_request(
         entries=asked(spec, "entries", settings),
         cflags=spec.program.cflags,
         before_snapshot=spec.before_snapshot,
+        files=spec.files,
         row_buffer=int(settings.row_buffer),
         methods=settings.read,
         perf_buffer=int(settings.perf_buffer),

@@ -36,6 +36,8 @@ def tick(
         run_program(collector.before_snapshot)
     for link in collector.iterators:
         run_iterator(link)
+    for file in collector.files:
+        file.look()
 
     for one in collector.maps:
         t0 = boottime_ns()

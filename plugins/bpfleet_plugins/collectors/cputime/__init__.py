@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpfleet import Collector, Map, core, counter, hookimpl, label
+from bpfleet import Collector, Map, SysFiles, core, counter, hookimpl, label
 
 CPUTIME = Collector(
     name="cputime",
@@ -30,8 +30,22 @@ CPUTIME = Collector(
             ),
             help="CPU time of the processes that have ended, by name",
         ),
+        Map(
+            "energy",
+            key=(label("zone", "char[32]", help="the zone's directory in /sys/class/powercap"),),
+            value=(
+                counter("energy_uj", unit="uJ", help="energy used since the collector was loaded"),
+                label("name", "char[32]", help="package-0, core, dram, psys, …"),
+            ),
+            help="energy that the processor's RAPL counters tell; no rows where it has none",
+        ),
     ),
     before_snapshot="settle",
+    files=(
+        SysFiles(
+            "energy", "/sys/class/powercap/intel-rapl:*/energy_uj", name="name", most="max_energy_range_uj"
+        ),
+    ),
 )
 
 

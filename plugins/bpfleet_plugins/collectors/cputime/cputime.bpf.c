@@ -10,6 +10,7 @@
 #define MAX_PROCESSES 16384
 #define MAX_COMMANDS 4096
 #define MAX_CPUS 1024
+#define MAX_ZONES 64
 #define TASK_DEAD 0x80 /* in __state: the last switch of a thread's life */
 
 struct process {
@@ -40,6 +41,23 @@ struct {
 	__type(key, struct command);
 	__type(value, struct finished);
 } exited SEC(".maps");
+
+/* Filled by the agent, from files: energy that parts of the machine have used */
+struct zone {
+	char zone[32];
+};
+
+struct energy {
+	__u64 energy_uj;
+	char name[32];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_ZONES);
+	__type(key, struct zone);
+	__type(value, struct energy);
+} energy SEC(".maps");
 
 /*
  * What runs on each CPU, as the last switch said; a cache line each. `counted` is the task's own run time (as the scheduler
