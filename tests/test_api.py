@@ -49,7 +49,6 @@ EXPORTED = [
     "SinkGone",
     "SinkSettings",
     "SinkType",
-    "SysFiles",
     "Size",
     "Store",
     "StoreContext",
@@ -57,6 +56,7 @@ EXPORTED = [
     "StoreReader",
     "StoreSettings",
     "StoreType",
+    "SysFiles",
     "WireError",
     "bcc",
     "core",
@@ -338,13 +338,13 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         # Root, and short-lived: no configuration, no plugin, no sink.
         (
             "loader",
-            "errors kernel map_entries ipc schema events layout spec protocol bpfleet_bpf bcc"
+            "errors kernel map_entries ipc schema events layout spec sys_files protocol bpfleet_bpf bcc"
             " bpf_object btf elf attach_points checked_bytes packing",
         ),
         # No privileges: reads by fd, and can neither compile nor load.
         (
             "worker",
-            "bpfleet errors kernel ipc schema layout settings spec protocol"
+            "bpfleet errors kernel ipc schema layout settings spec sys_files protocol"
             " wire reading draining symbols config identity plugins checking packing map_entries"
             " numpy msgspec",
         ),
@@ -363,10 +363,11 @@ OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points c
         ("map_entries", "kernel"),
         ("settings", "errors msgspec"),
         ("users", "errors"),
-        ("spec", "errors schema settings"),
+        ("sys_files", "msgspec"),
+        ("spec", "errors schema settings sys_files"),
         ("stores", "settings msgspec"),
         ("hooks", "pluggy"),
-        ("protocol", "schema layout msgspec"),
+        ("protocol", "schema layout sys_files msgspec"),
         ("config", "errors settings msgspec"),
         ("plugins", "errors hooks spec stores pluggy"),
         # Reads files; needs no kernel either.

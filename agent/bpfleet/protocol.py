@@ -15,7 +15,7 @@ import msgspec
 
 from bpfleet.layout import Layout
 from bpfleet.schema import Map, MapWords
-from bpfleet.spec import SysFiles
+from bpfleet.sys_files import LoadedFile, SysFiles
 
 __all__ = [
     "Change",
@@ -96,7 +96,6 @@ class Rescan(Message, kw_only=True, tag="rescan"):
     collector: str
     request: Load
     programs: dict[str, int]
-    """The fds of its programs."""
     known: tuple[str, ...]
     """What they are attached to already."""
 
@@ -255,20 +254,6 @@ class LoadedLadder(msgspec.Struct, kw_only=True):
     """Why each better rung was not taken, in order."""
 
 
-class LoadedFile(msgspec.Struct, kw_only=True):
-    """A file whose number is a row of a map (`bpfleet.spec.SysFiles`)."""
-
-    map: str
-    row: str
-    """The row's key."""
-    name: str
-    fd: int
-    start: int
-    """The number when it was opened."""
-    most: int
-    """The largest number; 0 where it never begins anew."""
-
-
 class Loaded(Message, kw_only=True, tag="loaded"):
     """A collector is in the kernel and attached."""
 
@@ -290,7 +275,6 @@ class Loaded(Message, kw_only=True, tag="loaded"):
     ladders: tuple[LoadedLadder, ...] = ()
     stacks: tuple[LoadedStacks, ...] = ()
     symbols: LoadedSymbols | None = None
-    """Where there are stacks."""
     generation: int = 0
     """CLOCK_BOOTTIME ns when it was loaded; filled in by the supervisor."""
 
@@ -307,8 +291,7 @@ M = TypeVar("M")
 
 def plain(message: Message | LoadedMap) -> dict[str, Any]:
     """The message as maps, lists, numbers and text."""
-    made: dict[str, Any] = msgspec.to_builtins(message, builtin_types=(bytes,))
-    return made
+    return dict(msgspec.to_builtins(message, builtin_types=(bytes,)))
 
 
 def typed(data: dict[str, Any], kind: type[M]) -> M:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bpfleet.errors import BpfleetError, ConfigError
 from bpfleet.schema import Field, Map, MapWords, Meaning
 from bpfleet.settings import CollectorSettings, SinkSettings
+from bpfleet.sys_files import SysFiles
 
 if TYPE_CHECKING:
     # Only for type checkers: a loader, which needs specs, stays small without numpy.
@@ -90,21 +91,6 @@ class Attach:
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.target}" + (f":{self.symbol}" if self.symbol else "")
-
-
-@dataclass(frozen=True, slots=True)
-class SysFiles:
-    """Numbers that files of /sys tell and no program can, such as an energy counter's: rows of a map.
-
-    Just before each snapshot every file's number is put into the hash map `map`, whose key is text (the name
-    of the file's directory) and whose value is a u64 and text: what the number grew by since the collector
-    was loaded, and what the file `name` beside it says. `files` is a glob; root opens them, at load."""
-
-    map: str
-    files: str
-    name: str = "name"
-    most: str = ""
-    """A file beside each with the largest number, after which it begins at 0 again."""
 
 
 Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]

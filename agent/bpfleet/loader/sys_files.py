@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bpfleet.errors import ConfigError
 from bpfleet.loader.backend import CompiledMap
-from bpfleet.protocol import Load, LoadedFile
-from bpfleet.spec import SysFiles
+from bpfleet.protocol import Load
+from bpfleet.sys_files import LoadedFile, SysFiles
 
 __all__ = ["open_files"]
 

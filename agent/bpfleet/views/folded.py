@@ -6,7 +6,6 @@ from collections import OrderedDict
 
 import numpy as np
 
-from bpfleet.schema import Meaning
 from bpfleet.views.parts import Assembler, map_key
 from bpfleet.views.stacks import StackBook, is_stack
 from bpfleet.wire import Record, Snapshot
@@ -34,9 +33,7 @@ class Folder:
             return b""
         columns = snapshot.schema.columns
         stack = next((i for i, column in enumerate(columns) if is_stack(column)), None)
-        counter = next(
-            (i for i, c in enumerate(columns) if c.meaning == Meaning.COUNTER.value and c.count is None), None
-        )
+        counter = next((i for i, c in enumerate(columns) if c.meaning == "counter" and c.count is None), None)
         if stack is None or counter is None:
             return b""
         hashes, row = np.unique(snapshot.columns[stack], return_inverse=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bpfleet import kernel
-from bpfleet.protocol import LoadedFile
+from bpfleet.sys_files import LoadedFile
 
 __all__ = ["FileNumber", "numbers_of"]
 
