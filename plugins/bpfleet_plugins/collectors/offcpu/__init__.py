@@ -33,7 +33,9 @@ OFFCPU = Collector(
             key=(
                 label("tgid", "u32", help="process id"),
                 stack("kernel_stack", "stacks", help="where in the kernel it left the CPU"),
+                stack("kernel_spilled", "spilled", help="the same, of a stack whose place was taken"),
                 stack("user_stack", "stacks", help="where in the program"),
+                stack("user_spilled", "spilled", help="the same, of a stack whose place was taken"),
                 label(
                     "state", "char[4]", help="as ps(1): S sleeps, D is blocked, I idle, T stopped, R runnable"
                 ),

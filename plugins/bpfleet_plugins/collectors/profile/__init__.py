@@ -31,7 +31,9 @@ PROFILE = Collector(
             key=(
                 label("tgid", "u32", help="process id"),
                 stack("kernel_stack", "stacks", help="none while the program itself runs"),
+                stack("kernel_spilled", "spilled", help="the same, of a stack whose place was taken"),
                 stack("user_stack", "stacks", help="none of a kernel thread"),
+                stack("user_spilled", "spilled", help="the same, of a stack whose place was taken"),
                 label("comm", "char[16]", help="the thread's name"),
             ),
             value=(counter("samples", unit="samples", help="one is 1/99 s of CPU time"),),
