@@ -112,7 +112,7 @@ def test_a_32_bit_call_is_not_taken_for_another_with_its_number(start_agent: Sta
 
 def test_one_process_only(start_agent: Start, known: Path) -> None:
     with waiting(known) as mine, waiting(known) as other:
-        agent = start_agent(f'[agent]\ninterval = "200ms"\n[collectors.syscalls]\nonly_pid = {mine.pid}\n')
+        agent = start_agent(f'[agent]\ninterval = "200ms"\n[collectors.syscalls]\npid = {mine.pid}\n')
         agent.next_snapshot("syscalls", "calls")
         go(mine)
         go(other)
@@ -124,10 +124,10 @@ def test_one_process_only(start_agent: Start, known: Path) -> None:
 @pytest.mark.parametrize("pid", [-1, 1 << 22])
 def test_a_process_id_that_can_not_be(tmp_path: Path, pid: int) -> None:
     config = tmp_path / "bpfleet.toml"
-    config.write_text(f"[collectors.syscalls]\nonly_pid = {pid}\n")
+    config.write_text(f"[collectors.syscalls]\npid = {pid}\n")
     done = run("check", str(config))
     assert done.returncode != 0
-    assert "only_pid" in done.stdout + done.stderr
+    assert "a process id is below" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -138,7 +138,11 @@ def test_every_page_is_in_the_index() -> None:
 
 
 @pytest.mark.parametrize(
+<<<<<<< HEAD
     # Not commands and collectors: they have a section for each one, which is looked up.
+=======
+    # Not commands and collectors: they have every one, and are looked up.
+>>>>>>> d8964d9 (docs, bench: the collectors of I/O and their cost beside libbpf-tools; the kernel's own errors have names; a perf event by period is tested)
     "name",
     ["README", "configuration", "plugins", "architecture", "reading"],
 )
