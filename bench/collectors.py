@@ -59,6 +59,12 @@ COMPARED = (
     Compared("pagefaults", "fault", "user_fault", "", "events faults {n}", 50_000),
     Compared("execve", "exec", "count_exec", "execsnoop", "load {n} 0", 300),
     Compared("cputime", "switch", "on_switch", "cpudist 1000", "load 0 {n}", 50_000),
+    Compared("runqlat", "switch", "on_switch", "runqlat 1000", "load 0 {n}", 50_000),
+    Compared("offcpu", "switch", "on_switch", "offcputime 1000", "load 0 {n}", 50_000),
+    Compared("exit", "exit", "on_exit", "exitsnoop", "load {n} 0", 300),
+    Compared("tcplife", "change of state", "on_state", "tcplife", "events connections {n}", 2_000),
+    Compared("tcpconn", "change of state", "on_state", "tcpstates", "events connections {n}", 2_000),
+    Compared("netdev", "packet received", "on_receive", "", "events datagrams {n}", 50_000),
 )
 _FILE_SIZE = 4096 * 4096
 

@@ -3,7 +3,7 @@
  * Events to measure: events KIND COUNT [PATH]
  *
  * syscalls: getppid. datagrams: over the loopback, each a softirq. files: reads, by turns with writes, of PATH. requests: reads
- * of PATH, past the page cache. faults: first touches of pages.
+ * of PATH, past the page cache. faults: first touches of pages. connections: TCP over the loopback, opened and closed.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -43,6 +43,27 @@ static void send_datagrams(long count)
 	for (long i = 0; i < count; i++)
 		if (sendto(sender, &byte, 1, 0, (void *)&to, size) != 1 || recv(receiver, &byte, 1, 0) != 1)
 			die("datagram");
+}
+
+static void connect_and_close(long count)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct linger at_once = { .l_onoff = 1 };
+	socklen_t size = sizeof(to);
+	int server = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (bind(server, (void *)&to, size) || listen(server, 8) || getsockname(server, (void *)&to, &size))
+		die("listen");
+	for (long i = 0; i < count; i++) {
+		int here = socket(AF_INET, SOCK_STREAM, 0), there;
+
+		if (connect(here, (void *)&to, size) || (there = accept(server, NULL, NULL)) < 0)
+			die("connection");
+		/* No TIME_WAIT, which would use up the ports. */
+		setsockopt(here, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+		close(here);
+		close(there);
+	}
 }
 
 static void use_file(const char *path, long count)
@@ -91,6 +112,8 @@ int main(int argc, char **argv)
 		make_syscalls(count);
 	else if (!strcmp(kind, "datagrams"))
 		send_datagrams(count);
+	else if (!strcmp(kind, "connections"))
+		connect_and_close(count);
 	else if (!strcmp(kind, "files"))
 		use_file(path, count);
 	else if (!strcmp(kind, "requests"))
@@ -98,7 +121,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(kind, "faults"))
 		touch_pages(count);
 	else {
-		fprintf(stderr, "usage: events syscalls|datagrams|files|requests|faults COUNT [PATH]\n");
+		fprintf(stderr, "usage: events syscalls|datagrams|connections|files|requests|faults COUNT [PATH]\n");
 		return 2;
 	}
 	return 0;
