@@ -24,7 +24,7 @@ from bench.bpf import ProgramStats, program_stats, stats_enabled
 from bench.peer import compiled
 from bench.tables import Table
 
-__all__ = ["COMPARED", "Compared", "run"]
+__all__ = ["COMPARED", "Compared", "measure", "run"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def run(quick: bool) -> Iterator[Table]:
         texts=2,
     )
     for one in COMPARED:
-        ours, theirs, events, note = _measure(one, rounds, max(20, one.count // scale))
+        ours, theirs, events, note = measure(one, rounds, max(20, one.count // scale))
         if note:
             table.notes.append(note)
         ratio = median(ours.rounds) / median(theirs.rounds) if theirs.rounds and median(theirs.rounds) else 0
@@ -133,7 +133,7 @@ def run(quick: bool) -> Iterator[Table]:
     yield table
 
 
-def _measure(one: Compared, rounds: int, count: int) -> tuple[_Cost, _Cost, float, str]:
+def measure(one: Compared, rounds: int, count: int) -> tuple[_Cost, _Cost, float, str]:
     """(ours, the tool's, events a round, a remark)."""
     ours, theirs, events, note = _Cost(), _Cost(), [], ""
     for ours_first in (True, False):

@@ -69,7 +69,9 @@ def test_known_calls_are_counted_by_command_and_name_with_their_errors(
     counts = {name: row["count"] for name, row in after.items()}
     assert counts["getppid"] == 1000
     assert counts["nanosleep"] == 20
-    assert counts["exit_group"] == 1
+    assert counts["exit_group"] == 1 + 9
+    # A child, too, comes back from the call that made it: that is not one more.
+    assert counts["clone"] == counts["wait4"] == 9
     assert counts["getpgid"] == 37
     assert counts["close"] == 23 + before.get("close", {"count": 0})["count"]
     assert errors["getpgid", "ESRCH"] == 37
@@ -108,6 +110,15 @@ def test_a_32_bit_call_is_not_taken_for_another_with_its_number(start_agent: Sta
     rows = calls_of(agent.next_snapshot("syscalls", "calls"), known.name)
     assert rows["i386:getpid"]["count"] == 11
     assert "writev" not in rows
+
+
+def test_calls_that_seccomp_refuses_are_counted_too(start_agent: Start, known: Path) -> None:
+    agent = start_agent('[agent]\ninterval = "200ms"\n[collectors.syscalls]')
+    with waiting(known, "refused") as process:
+        agent.next_snapshot("syscalls", "calls")
+        go(process)
+    refused = calls_of(agent.next_snapshot("syscalls", "calls"), known.name)["getsid"]
+    assert (refused["count"], refused["failed"], sum(refused["slots"])) == (13, 13, 0)
 
 
 def test_one_process_only(start_agent: Start, known: Path) -> None:

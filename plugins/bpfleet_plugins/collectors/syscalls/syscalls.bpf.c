@@ -16,6 +16,9 @@
 #define NR_EXIT 60
 #define NR_EXIT_GROUP 231
 #define NR_RT_SIGRETURN 15
+#define NR_CLONE 56
+#define NR_FORK 57
+#define NR_VFORK 58
 #define NR_COMPAT_EXIT 1
 #define NR_COMPAT_EXIT_GROUP 252
 #define NR_COMPAT_SIGRETURN 119
@@ -24,11 +27,19 @@
 #define NR_EXIT 93
 #define NR_EXIT_GROUP 94
 #define NR_RT_SIGRETURN 139
+#define NR_CLONE 220
+#define NR_FORK NR_CLONE /* there is none */
+#define NR_VFORK NR_CLONE
 #define NR_COMPAT_EXIT 1
 #define NR_COMPAT_EXIT_GROUP 248
 #define NR_COMPAT_SIGRETURN 119
 #define NR_COMPAT_RT_SIGRETURN 173
 #endif
+
+#define NR_CLONE3 435
+#define NR_COMPAT_FORK 2
+#define NR_COMPAT_CLONE 120
+#define NR_COMPAT_VFORK 190
 
 const volatile __u32 only_pid = 0;
 
@@ -129,6 +140,16 @@ static __always_inline bool restores_registers(__u32 nr)
 	       nr == (COMPAT | NR_COMPAT_RT_SIGRETURN);
 }
 
+/* A new thread begins with the end of a call that another one made. */
+static __always_inline bool makes_threads(__u32 nr)
+{
+	if (nr & COMPAT) {
+		nr ^= COMPAT;
+		return nr == NR_COMPAT_CLONE || nr == NR_COMPAT_FORK || nr == NR_COMPAT_VFORK || nr == NR_CLONE3;
+	}
+	return nr == NR_CLONE || nr == NR_FORK || nr == NR_VFORK || nr == NR_CLONE3;
+}
+
 static __always_inline void count_error(const struct call *call, __u32 error)
 {
 	struct failure key = {.nr = call->nr, .error = error};
@@ -215,6 +236,8 @@ int BPF_PROG(on_exit, struct pt_regs *regs, long ret)
 			return 0;
 		if (is_32_bit(task))
 			key.nr |= COMPAT;
+		if (!ret && makes_threads(key.nr))
+			return 0;
 	}
 	mine = count_call(&key);
 	if (!mine)
