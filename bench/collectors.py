@@ -129,7 +129,8 @@ def run(quick: bool) -> Iterator[Table]:
         "as the kernel counts, whose counting adds to each run",
         "all of a collector's programs together, over the events of everyone on the machine",
         "a call is any system call, so of fileops most workloads' calls cost less",
-        "execsnoop, exitsnoop, tcplife and tcpstates send each event up; offcputime keeps stacks, as ours does",
+        "execsnoop, exitsnoop, tcplife and tcpstates send each event up",
+        "offcputime keeps stacks, as ours does",
     ]
     yield table
 
