@@ -41,6 +41,8 @@ int main(int argc, char **argv)
 		syscall(SYS_close, -1); /* EBADF */
 	for (int i = 0; i < 20; i++)
 		syscall(SYS_nanosleep, &pause, NULL);
+	for (int i = 0; i < 15; i++) /* ENOSYS */
+		syscall(i % 3 ? 5000 + i : -1 - i);
 	for (int i = 0; i < 9; i++) { /* by clone */
 		pid_t child = fork();
 

@@ -73,9 +73,11 @@ def test_known_calls_are_counted_by_command_and_name_with_their_errors(
     # A child, too, comes back from the call that made it: that is not one more.
     assert counts["clone"] == counts["wait4"] == 9
     assert counts["getpgid"] == 37
+    assert counts["invalid"] == 15
     assert counts["close"] == 23 + before.get("close", {"count": 0})["count"]
     assert errors["getpgid", "ESRCH"] == 37
     assert errors["close", "EBADF"] == 23
+    assert errors["invalid", "ENOSYS"] == 15
     assert [after[name]["failed"] for name in ("getppid", "nanosleep", "getpgid")] == [0, 0, 37]
     assert snapshot["losses"] == failures["losses"] == {"failed_insert": 0}
 

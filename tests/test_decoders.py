@@ -226,6 +226,7 @@ def test_system_calls_have_the_names_that_the_headers_have() -> None:
         ("x86_64", 9999, "9999"),
         ("x86_64", 1 << 29 | 20, "i386:getpid"),
         ("x86_64", 1 << 30 | 1, "x32:write"),
+        ("x86_64", (1 << 29) - 1, "invalid"),
         ("aarch64", 56, "openat"),
         ("aarch64", 25, "fcntl"),
         ("aarch64", 1 << 29 | 3, "arm:3"),

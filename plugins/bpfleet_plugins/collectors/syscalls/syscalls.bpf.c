@@ -11,6 +11,9 @@
 #define MAX_ERRNO 4095
 #define SLOTS 36
 #define COMPAT (1U << 29) /* marks a 32-bit call: its numbers are others */
+#define X32 (1U << 30) /* the kernel's own mark */
+#define NUMBERS 1024 /* more than any kernel has */
+#define NO_CALL (COMPAT - 1) /* stands for all other numbers, so that nobody fills the map with them */
 
 #if defined(__TARGET_ARCH_x86)
 #define NR_EXIT 60
@@ -127,6 +130,13 @@ static __always_inline bool is_32_bit(struct task_struct *task)
 	return seen->thread_info.flags & 1UL << 22; /* arm64's TIF_32BIT */
 }
 
+static __always_inline __u32 number_of(struct task_struct *task, __u32 id)
+{
+	if ((id & ~X32) >= NUMBERS)
+		return NO_CALL;
+	return is_32_bit(task) ? id | COMPAT : id;
+}
+
 static __always_inline bool never_returns(__u32 nr)
 {
 	return nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == (COMPAT | NR_COMPAT_EXIT) ||
@@ -177,12 +187,11 @@ int BPF_PROG(on_enter, struct pt_regs *regs, long id)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct entered *mine;
-	__u32 nr = id;
+	__u32 nr;
 
 	if (only_pid && task->tgid != only_pid)
 		return 0;
-	if (is_32_bit(task))
-		nr |= COMPAT;
+	nr = number_of(task, id);
 	if (never_returns(nr)) {
 		struct call key = {.nr = nr};
 
@@ -199,7 +208,7 @@ int BPF_PROG(on_enter, struct pt_regs *regs, long id)
 
 /*
  * The number of a call whose begin was not seen: it began before the program was attached, or seccomp refused it. The
- * registers still have it, unless it was one that restores them.
+ * registers still have it, unless it was one that restores them: then it is -1.
  */
 static __always_inline __u32 number_in(struct pt_regs *regs)
 {
@@ -221,7 +230,7 @@ int BPF_PROG(on_exit, struct pt_regs *regs, long ret)
 	struct entered *begin;
 	struct calls *mine;
 	__u64 ns = 0;
-	__u32 slot;
+	__u32 slot, nr;
 
 	if (only_pid && task->tgid != only_pid)
 		return 0;
@@ -231,11 +240,10 @@ int BPF_PROG(on_exit, struct pt_regs *regs, long ret)
 		key.nr = begin->nr;
 		begin->at = 0;
 	} else {
-		key.nr = number_in(regs);
-		if ((__s32)key.nr < 0)
+		nr = number_in(regs);
+		if (nr == -1)
 			return 0;
-		if (is_32_bit(task))
-			key.nr |= COMPAT;
+		key.nr = number_of(task, nr);
 		if (!ret && makes_threads(key.nr))
 			return 0;
 	}
