@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import agent, cost, delay, draining, machine, reading, store, storing, tick, wire
+from bench import agent, collectors, cost, delay, draining, machine, reading, store, storing, tick, wire
 from bench.tables import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Table]]] = {
     "wire": wire.run,
     "agent": agent.run,
     "cost": cost.run,
+    "collectors": collectors.run,
     "store": store.run,
     "storing": storing.run,
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_process import Agent
+from agent_process import Agent, run
 from distributions import distribution
 from test_attach import HITS, PLUGIN, QUICK, hits, start_probe, worker_program  # noqa: F401  (a fixture)
 
@@ -144,6 +144,55 @@ def test_packets_of_a_cgroups_processes_are_counted(
         join = f"open('{cgroup}/cgroup.procs', 'w').write('0');" if joins else ""
         subprocess.run([sys.executable, "-c", join + code], check=True, timeout=30)
         assert hits(agent) - before == expected
+
+
+FAULTS = """
+import mmap
+room = mmap.mmap(-1, 500 * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+room.madvise(mmap.MADV_NOHUGEPAGE)
+for at in range(0, len(room), mmap.PAGESIZE):
+    room[at] = 1
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def test_each_event_is_one_hit_where_the_period_is_one(start_agent: Start, tmp_path: Path) -> None:
+    """Page faults of a command that nobody else has; getrusage says how many it had until it asked."""
+    source = tmp_path / "probe.bpf.c"
+    source.write_text(
+        '#include <bpfleet/bpfleet.h>\n__u64 hits = 0;\nSEC("perf_event")\nint probe(void *ctx)\n{\n'
+        "\tchar comm[16] = {};\n\tbpf_get_current_comm(comm, 16);\n"
+        "\tif (comm[0] == 'q' && comm[1] == 'f' && comm[2] == 'q')\n"
+        "\t\t__sync_fetch_and_add(&hits, 1);\n\treturn 0;\n}\n"
+        'char LICENSE[] SEC("license") = "Dual BSD/GPL";\n'
+    )
+    python = tmp_path / "qfq"
+    python.symlink_to(sys.executable)
+    attach = '(Attach("probe", "perf_event", "minor-faults", period=1),)'
+    module = PLUGIN.format(source=source, attach=attach, maps=HITS)
+    agent = start_agent(QUICK, **distribution(tmp_path, "probe", {"collector.probe": "probe"}, module))
+    before = hits(agent)
+    said = int(subprocess.run([python, "-c", FAULTS], check=True, capture_output=True, text=True).stdout)
+    counted = hits(agent) - before
+    # Before its exec it had another name; after it had asked it ended, which takes a few more.
+    assert said > 500
+    assert said * 0.9 <= counted <= said * 1.2
+
+
+def test_a_frequency_and_a_period_are_one_too_many(tmp_path: Path) -> None:
+    source = tmp_path / "probe.bpf.c"
+    source.write_text(
+        '#include <bpfleet/bpfleet.h>\n__u64 hits = 0;\nSEC("perf_event")\nint probe(void *ctx)\n'
+        '{ hits++; return 0; }\nchar LICENSE[] SEC("license") = "Dual BSD/GPL";\n'
+    )
+    (tmp_path / "probe.toml").write_text(
+        'attach_all = true\n[[attach]]\nprogram = "probe"\nkind = "perf_event"\ntarget = "cpu-clock"\n'
+        "frequency = 10\nperiod = 1\n"
+    )
+    done = run("once", str(source), "--after", "10ms")
+    assert done.returncode != 0
+    assert "has a frequency and a period" in done.stderr
 
 
 def test_samples_come_at_the_frequency_asked_for(

@@ -17,11 +17,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.collectors import COMPARED, measure  # noqa: E402
 from bench.maps import Shape, digest, filled  # noqa: E402
 from bench.peer import Bpftool, PeerError, bcc_reader, c_reader  # noqa: E402
 from bench.reading import compare  # noqa: E402
 from bench.rounds import Contender, interleave  # noqa: E402
 from bench.tables import Table, si  # noqa: E402
+
+from bpfleet.plugins import Plugins  # noqa: E402
 
 SHAPES = [
     Shape("hash", 8, 16),
@@ -166,6 +169,26 @@ def test_cost_counts_the_same_events_for_us_and_for_the_tools(tmp_path: Path) ->
     for row in rows:
         assert row["ns_per_event"] > 0
         assert row["events"] >= (50 if row["event"] == "exec" else 4_000)
+
+
+def test_a_collector_and_its_tool_are_measured_at_the_same_events() -> None:
+    ours, theirs, events, note = measure(COMPARED[0], 2, 20_000)
+    assert len(ours.rounds) == len(theirs.rounds) == 2, note
+    assert min(ours.rounds) > 0
+    assert min(theirs.rounds) > 0
+    assert events >= 20_000
+
+
+def test_a_collector_without_a_tool_is_measured_alone() -> None:
+    (alone,) = [one for one in COMPARED if one.collector == "pagefaults"]
+    ours, theirs, events, note = measure(alone, 2, 5_000)
+    assert min(ours.rounds) > 0
+    assert (theirs.rounds, note) == ([], "")
+    assert events >= 5_000
+
+
+def test_every_collector_that_is_measured_is_there() -> None:
+    assert {one.collector for one in COMPARED} <= {one.name for one in Plugins().all}
 
 
 def test_storing_gives_rows_a_second_of_both_stores_and_their_peers(tmp_path: Path) -> None:

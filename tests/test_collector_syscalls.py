@@ -69,11 +69,15 @@ def test_known_calls_are_counted_by_command_and_name_with_their_errors(
     counts = {name: row["count"] for name, row in after.items()}
     assert counts["getppid"] == 1000
     assert counts["nanosleep"] == 20
-    assert counts["exit_group"] == 1
+    assert counts["exit_group"] == 1 + 9
+    # A child, too, comes back from the call that made it: that is not one more.
+    assert counts["clone"] == counts["wait4"] == 9
     assert counts["getpgid"] == 37
+    assert counts["invalid"] == 15
     assert counts["close"] == 23 + before.get("close", {"count": 0})["count"]
     assert errors["getpgid", "ESRCH"] == 37
     assert errors["close", "EBADF"] == 23
+    assert errors["invalid", "ENOSYS"] == 15
     assert [after[name]["failed"] for name in ("getppid", "nanosleep", "getpgid")] == [0, 0, 37]
     assert snapshot["losses"] == failures["losses"] == {"failed_insert": 0}
 
@@ -110,9 +114,18 @@ def test_a_32_bit_call_is_not_taken_for_another_with_its_number(start_agent: Sta
     assert "writev" not in rows
 
 
+def test_calls_that_seccomp_refuses_are_counted_too(start_agent: Start, known: Path) -> None:
+    agent = start_agent('[agent]\ninterval = "200ms"\n[collectors.syscalls]')
+    with waiting(known, "refused") as process:
+        agent.next_snapshot("syscalls", "calls")
+        go(process)
+    refused = calls_of(agent.next_snapshot("syscalls", "calls"), known.name)["getsid"]
+    assert (refused["count"], refused["failed"], sum(refused["slots"])) == (13, 13, 0)
+
+
 def test_one_process_only(start_agent: Start, known: Path) -> None:
     with waiting(known) as mine, waiting(known) as other:
-        agent = start_agent(f'[agent]\ninterval = "200ms"\n[collectors.syscalls]\nonly_pid = {mine.pid}\n')
+        agent = start_agent(f'[agent]\ninterval = "200ms"\n[collectors.syscalls]\npid = {mine.pid}\n')
         agent.next_snapshot("syscalls", "calls")
         go(mine)
         go(other)
@@ -124,10 +137,10 @@ def test_one_process_only(start_agent: Start, known: Path) -> None:
 @pytest.mark.parametrize("pid", [-1, 1 << 22])
 def test_a_process_id_that_can_not_be(tmp_path: Path, pid: int) -> None:
     config = tmp_path / "bpfleet.toml"
-    config.write_text(f"[collectors.syscalls]\nonly_pid = {pid}\n")
+    config.write_text(f"[collectors.syscalls]\npid = {pid}\n")
     done = run("check", str(config))
     assert done.returncode != 0
-    assert "only_pid" in done.stdout + done.stderr
+    assert "a process id is below" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bpfleet.worker.decoding import decoded_columns
 from bpfleet_plugins.decoders.enum import named_by
 from bpfleet_plugins.decoders.errno import names
 from bpfleet_plugins.decoders.ip import addresses
+from bpfleet_plugins.decoders.syscall import named_on, table
 from distributions import distribution
 
 Start = Callable[..., Agent]
@@ -112,7 +114,7 @@ def test_a_field_that_names_a_decoder_gets_a_column_more(start_agent: Start, tmp
     assert snapshot["losses"] == {}
     schema = next(one for one in agent.records if one["kind"] == "schema" and one["map"] == "calls")
     made = next(one for one in schema["columns"] if one["name"] == "result_errno")
-    assert (made["part"], made["type"], made["count"], made["meaning"]) == ("value", "char", 16, "label")
+    assert (made["part"], made["type"], made["count"], made["meaning"]) == ("value", "char", 24, "label")
 
 
 @needs_root
@@ -198,8 +200,42 @@ def test_values_that_come_again_are_decoded_once_and_in_place() -> None:
 
 
 def test_errors_have_their_names_whatever_their_sign() -> None:
-    numbers = np.array([0, errno.ENOENT, -errno.EPERM, 100_000], "<i4")
-    assert names(numbers).tolist() == [b"", b"ENOENT", b"EPERM", b"100000"]
+    numbers = np.array([0, errno.ENOENT, -errno.EPERM, 100_000, 516], "<i4")
+    assert names(numbers).tolist() == [b"", b"ENOENT", b"EPERM", b"100000", b"ERESTART_RESTARTBLOCK"]
+
+
+def test_system_calls_have_the_names_that_the_headers_have() -> None:
+    """The table is made by a program; made anew from this machine's headers it says the same."""
+    made = subprocess.run(
+        [sys.executable, Path(__file__).parent.parent / "bpf/syscall_names.py"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for line in made.stdout.splitlines():
+        abi, number, name = line.split()
+        assert table(abi)[int(number)] == name
+
+
+@pytest.mark.parametrize(
+    ("machine", "number", "name"),
+    [
+        ("x86_64", 0, "read"),
+        ("x86_64", 257, "openat"),
+        ("x86_64", 467, "open_tree_attr"),
+        ("x86_64", 9999, "9999"),
+        ("x86_64", 1 << 29 | 20, "i386:getpid"),
+        ("x86_64", 1 << 30 | 1, "x32:write"),
+        ("x86_64", (1 << 29) - 1, "invalid"),
+        ("aarch64", 56, "openat"),
+        ("aarch64", 25, "fcntl"),
+        ("aarch64", 1 << 29 | 3, "arm:3"),
+        ("riscv64", 3, "3"),
+    ],
+)
+def test_a_system_call_by_its_number(machine: str, number: int, name: str) -> None:
+    assert named_on(machine, np.array([number], "<u4")).tolist() == [name.encode()]
+    assert named_on(machine, np.array([-1], "<i4")).tolist() == [b"-1"]
 
 
 @functools.cache

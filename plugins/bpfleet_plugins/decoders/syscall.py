@@ -2,6 +2,7 @@
 
 Two bits tell another ABI's call, as the collector `syscalls` keeps them: 2^29, which the collector sets, a
 32-bit one (`i386:read`; on arm64 `arm:3`: its names are not known); 2^30, the kernel's own, x32 (`x32:read`).
+What no call has is 2^29 - 1 there: `invalid`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bpfleet import Decoder, hookimpl
 
 _LONGEST = 40
 _COMPAT, _X32 = 1 << 29, 1 << 30
+_NO_CALL = _COMPAT - 1
 
 
 @cache
@@ -36,6 +38,8 @@ def named_on(machine: str, numbers: Any) -> Any:
 
 
 def _name(machine: str, number: int) -> str:
+    if number == _NO_CALL:
+        return "invalid"
     if number >= 0 and number & _COMPAT:
         abi = "i386" if machine == "x86_64" else "arm"
         plain = number ^ _COMPAT

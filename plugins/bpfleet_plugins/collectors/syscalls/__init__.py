@@ -12,12 +12,12 @@ _NUMBER = "2^29 more: a 32-bit call; 2^30 more: x32"
 class SyscallsSettings(CollectorSettings, frozen=True, kw_only=True):
     """Settings of `[collectors.syscalls]`."""
 
-    only_pid: int = 0
-    """Count this process only; 0: all."""
+    pid: int = 0
+    """Only this process (tgid, as the host sees it); 0: all."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.only_pid < 1 << 22:
-            raise ValueError(f"only_pid is {self.only_pid}; a process id is below 4194304, and 0 means all")
+        if not 0 <= self.pid < 1 << 22:
+            raise ValueError(f"pid is {self.pid}; a process id is below 4194304, and 0 means all")
 
 
 SYSCALLS = Collector(
@@ -52,7 +52,7 @@ SYSCALLS = Collector(
         ),
     ),
     settings=SyscallsSettings,
-    knobs=lambda settings: {"only_pid": settings.only_pid},
+    knobs=lambda settings: {"only_pid": settings.pid},
 )
 
 

@@ -11,11 +11,17 @@
 #define MAX_ERRNO 4095
 #define SLOTS 36
 #define COMPAT (1U << 29) /* marks a 32-bit call: its numbers are others */
+#define X32 (1U << 30) /* the kernel's own mark */
+#define NUMBERS 1024 /* more than any kernel has */
+#define NO_CALL (COMPAT - 1) /* stands for all other numbers, so that nobody fills the map with them */
 
 #if defined(__TARGET_ARCH_x86)
 #define NR_EXIT 60
 #define NR_EXIT_GROUP 231
 #define NR_RT_SIGRETURN 15
+#define NR_CLONE 56
+#define NR_FORK 57
+#define NR_VFORK 58
 #define NR_COMPAT_EXIT 1
 #define NR_COMPAT_EXIT_GROUP 252
 #define NR_COMPAT_SIGRETURN 119
@@ -24,11 +30,19 @@
 #define NR_EXIT 93
 #define NR_EXIT_GROUP 94
 #define NR_RT_SIGRETURN 139
+#define NR_CLONE 220
+#define NR_FORK NR_CLONE /* there is none */
+#define NR_VFORK NR_CLONE
 #define NR_COMPAT_EXIT 1
 #define NR_COMPAT_EXIT_GROUP 248
 #define NR_COMPAT_SIGRETURN 119
 #define NR_COMPAT_RT_SIGRETURN 173
 #endif
+
+#define NR_CLONE3 435
+#define NR_COMPAT_FORK 2
+#define NR_COMPAT_CLONE 120
+#define NR_COMPAT_VFORK 190
 
 const volatile __u32 only_pid = 0;
 
@@ -116,6 +130,13 @@ static __always_inline bool is_32_bit(struct task_struct *task)
 	return seen->thread_info.flags & 1UL << 22; /* arm64's TIF_32BIT */
 }
 
+static __always_inline __u32 number_of(struct task_struct *task, __u32 id)
+{
+	if ((id & ~X32) >= NUMBERS)
+		return NO_CALL;
+	return is_32_bit(task) ? id | COMPAT : id;
+}
+
 static __always_inline bool never_returns(__u32 nr)
 {
 	return nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == (COMPAT | NR_COMPAT_EXIT) ||
@@ -127,6 +148,16 @@ static __always_inline bool restores_registers(__u32 nr)
 {
 	return nr == NR_RT_SIGRETURN || nr == (COMPAT | NR_COMPAT_SIGRETURN) ||
 	       nr == (COMPAT | NR_COMPAT_RT_SIGRETURN);
+}
+
+/* A new thread begins with the end of a call that another one made. */
+static __always_inline bool makes_threads(__u32 nr)
+{
+	if (nr & COMPAT) {
+		nr ^= COMPAT;
+		return nr == NR_COMPAT_CLONE || nr == NR_COMPAT_FORK || nr == NR_COMPAT_VFORK || nr == NR_CLONE3;
+	}
+	return nr == NR_CLONE || nr == NR_FORK || nr == NR_VFORK || nr == NR_CLONE3;
 }
 
 static __always_inline void count_error(const struct call *call, __u32 error)
@@ -156,12 +187,11 @@ int BPF_PROG(on_enter, struct pt_regs *regs, long id)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct entered *mine;
-	__u32 nr = id;
+	__u32 nr;
 
 	if (only_pid && task->tgid != only_pid)
 		return 0;
-	if (is_32_bit(task))
-		nr |= COMPAT;
+	nr = number_of(task, id);
 	if (never_returns(nr)) {
 		struct call key = {.nr = nr};
 
@@ -178,7 +208,7 @@ int BPF_PROG(on_enter, struct pt_regs *regs, long id)
 
 /*
  * The number of a call whose begin was not seen: it began before the program was attached, or seccomp refused it. The
- * registers still have it, unless it was one that restores them.
+ * registers still have it, unless it was one that restores them: then it is -1.
  */
 static __always_inline __u32 number_in(struct pt_regs *regs)
 {
@@ -200,7 +230,7 @@ int BPF_PROG(on_exit, struct pt_regs *regs, long ret)
 	struct entered *begin;
 	struct calls *mine;
 	__u64 ns = 0;
-	__u32 slot;
+	__u32 slot, nr;
 
 	if (only_pid && task->tgid != only_pid)
 		return 0;
@@ -210,11 +240,12 @@ int BPF_PROG(on_exit, struct pt_regs *regs, long ret)
 		key.nr = begin->nr;
 		begin->at = 0;
 	} else {
-		key.nr = number_in(regs);
-		if ((__s32)key.nr < 0)
+		nr = number_in(regs);
+		if (nr == -1)
 			return 0;
-		if (is_32_bit(task))
-			key.nr |= COMPAT;
+		key.nr = number_of(task, nr);
+		if (!ret && makes_threads(key.nr))
+			return 0;
 	}
 	mine = count_call(&key);
 	if (!mine)
