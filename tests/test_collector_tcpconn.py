@@ -18,7 +18,8 @@ Start = Callable[..., Agent]
 SERVER = """
 import ctypes, socket, sys
 libc = ctypes.CDLL(None)
-server = socket.create_server((sys.argv[1], 0), family=int(sys.argv[2]), backlog=100, dualstack_ipv6=sys.argv[2] == "10")
+family = int(sys.argv[2])
+server = socket.create_server((sys.argv[1], 0), family=family, backlog=99, dualstack_ipv6=family == 10)
 print(server.getsockname()[1])
 for at in range(int(sys.argv[3])):
     if at % 2:  # accept(2), and not accept4(2), which Python calls
