@@ -1,5 +1,5 @@
-"""gouprobe: calls of a Go function by its arguments, and goroutines. The source: a Go program that makes known
-calls."""
+"""gouprobe: calls of a Go function by its arguments, and goroutines. The source: a Go program that makes
+known calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""pyflow: calls and time by function. The source: Python programs that make known calls and tell their own clock."""
+"""pyflow: calls and time by function. The source: Python programs that make known calls and tell their own
+clock."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""tcpconn: connections by process and peer. The sources: known connects by known processes between two network
-namespaces, and what each namespace's /proc/net/snmp counts (ActiveOpens, PassiveOpens, AttemptFails)."""
+"""tcpconn: connections by process and peer. The sources: known connects by known processes between two
+network namespaces, and what each namespace's /proc/net/snmp counts (ActiveOpens, PassiveOpens,
+AttemptFails)."""
 
 from __future__ import annotations
 

@@ -13,9 +13,16 @@ __all__ = ["LONGEST_CHECK", "after_stack_check"]
 LONGEST_CHECK = 48
 """Bytes of code that hold it."""
 
-# cmd/internal/obj/x86/obj6.go, stacksplit(): the limit is in the goroutine, at +16 (or at +24, of functions that
-# run on the thread's own stack), and that in R14; before Go 1.17 in RCX, read from thread-local storage. Of a
-# frame beyond 128 bytes the rest of its size is taken off first, and where that is more than 4096 bytes the
+# cmd/internal/obj/x86/obj6.go, stacksplit(): the limit is in the goroutine, at +16 (or at +24, of functions
+# that run on the thread's own stack), and that in R14; before Go 1.17 in RCX, read from thread-local storage.
+# Of a frame beyond 128 bytes the rest of its size is taken off first, and where that is more than 4096 bytes
+# the difference may be below zero.
+_CHECK = 48
+"""Bytes of code that hold it."""
+
+# cmd/internal/obj/x86/obj6.go, stacksplit(): the limit is in the goroutine, at +16 (or at +24, of
+functions that # run on the thread's own stack), and that in R14; before Go 1.17 in RCX, read from
+thread-local storage. Of a # frame beyond 128 bytes the rest of its size is taken off first, and where that is more than 4096 bytes the
 # difference may be below zero.
 _CHECK = re.compile(
     rb"""

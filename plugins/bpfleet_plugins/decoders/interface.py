@@ -19,8 +19,8 @@ _SECONDS = 5.0
 
 
 class Interfaces:
-    """The names, read at most every few seconds. One that has gone keeps its name until its number is used anew;
-    of those `most` are kept, the last that were asked for."""
+    """The names, read at most every few seconds. One that has gone keeps its name until its number is used
+    anew; of those `most` are kept, the last that were asked for."""
 
     def __init__(self, most: int = 4096) -> None:
         self._most = most
