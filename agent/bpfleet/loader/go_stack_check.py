@@ -1,5 +1,5 @@
-"""What a Go function does first: it looks whether its stack has room, and begins once more when it has a larger
-one.
+"""What a Go function does first: it looks whether its stack has room, and begins once more when it has a
+larger one.
 
 The runtime asks for the CPU in the same way: it sets the limit so that no stack pointer is good enough.
 """
@@ -39,6 +39,6 @@ _CHECK = re.compile(
 
 
 def after_stack_check(code: bytes) -> int:
-    """Where the instruction behind it begins, in x86-64 code from a function's start; 0 where it does not look."""
+    """Where the instruction behind it begins, in x86-64 code from a function's start; 0 if it does none."""
     found = _CHECK.match(code)
     return found.end() if found else 0
