@@ -87,7 +87,7 @@ def test_connections_out_and_in_are_those_of_their_processes(
     assert (into["direction"], into["comm"], into["address_ip"], into["port"], into["count"]) == (
         *("in", "tells", ends[0], port, 37),
     )
-    assert out["cgroup"] == into["cgroup"] == cgroup_of(server.pid)
+    assert out["cgroup_id"] == into["cgroup_id"] == cgroup_of(server.pid)
     assert here.counters("Tcp")["ActiveOpens"] - before[0] == 37
     assert there.counters("Tcp")["PassiveOpens"] - before[1] == 37
     server.end()
