@@ -270,7 +270,7 @@ def test_ports_in_network_order_are_shown_as_numbers() -> None:
 @needs_root
 def test_interfaces_have_their_names_also_when_they_have_gone() -> None:
     name = f"bpfd{os.getpid()}"[:15]
-    subprocess.run(["ip", "link", "add", name, "type", "dummy"], check=True)
+    subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p"], check=True)
     try:
         number = socket.if_nametoindex(name)
         interfaces = Interfaces()
