@@ -1,4 +1,5 @@
-"""Two network namespaces with a veth pair between them: known traffic by known processes, and what the kernel counts of it."""
+"""Two network namespaces with a veth pair between them: known traffic by known processes, and what the kernel
+counts of it."""
 
 from __future__ import annotations
 

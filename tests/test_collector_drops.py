@@ -1,5 +1,5 @@
-"""drops: dropped packets by reason, protocol and function. The sources: known drops in network namespaces of our own, the
-kernel's count of them in /proc/net/snmp, and /proc/kallsyms for the functions' names."""
+"""drops: dropped packets by reason, protocol and function. The sources: known drops in network namespaces
+of our own, the kernel's count of them in /proc/net/snmp, and /proc/kallsyms for the functions' names."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def dropped(agent: Agent, reason: str, **wanted: str) -> tuple[int, int, set[str
 def undisturbed(
     agent: Agent, make: Callable[[], int], reason: str, **wanted: str
 ) -> tuple[int, int, set[str]]:
-    """Drops that `make` makes and counts: packets, bytes and functions. Others on this machine may drop for the same
-    reason meanwhile, so one round of several has to fit exactly."""
+    """Drops that `make` makes and counts: packets, bytes and functions. Others on this machine may drop
+    for the same reason meanwhile, so one round of several has to fit exactly."""
     rounds = []
     for _ in range(5):
         before = dropped(agent, reason, **wanted)

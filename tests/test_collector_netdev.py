@@ -1,5 +1,6 @@
-"""netdev: packets and bytes of interfaces. The sources: known datagrams through a veth pair, the interfaces' own counters
-(`ip -s link`), and TCP's OutSegs, which counts segments however few buffers they travel in."""
+"""netdev: packets and bytes of interfaces. The sources: known datagrams through a veth pair, the
+interfaces' own counters (`ip -s link`), and TCP's OutSegs, which counts segments however few buffers they
+are sent in."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""tcpconn: connections by process and peer. The sources: known connects by known processes between two network
-namespaces, and what each namespace's /proc/net/snmp counts (ActiveOpens, PassiveOpens, AttemptFails)."""
+"""tcpconn: connections by process and peer. The sources: known connects by known processes between two
+network namespaces, and what each namespace's /proc/net/snmp counts (ActiveOpens, PassiveOpens,
+AttemptFails)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Start = Callable[..., Agent]
 SERVER = """
 import ctypes, socket, sys
 libc = ctypes.CDLL(None)
-server = socket.create_server((sys.argv[1], 0), family=int(sys.argv[2]), backlog=100, dualstack_ipv6=sys.argv[2] == "10")
+family = int(sys.argv[2])
+server = socket.create_server((sys.argv[1], 0), family=family, backlog=99, dualstack_ipv6=family == 10)
 print(server.getsockname()[1])
 for at in range(int(sys.argv[3])):
     if at % 2:  # accept(2), and not accept4(2), which Python calls
@@ -85,7 +87,7 @@ def test_connections_out_and_in_are_those_of_their_processes(
     assert (into["direction"], into["comm"], into["address_ip"], into["port"], into["count"]) == (
         *("in", "tells", ends[0], port, 37),
     )
-    assert out["cgroup"] == into["cgroup"] == cgroup_of(server.pid)
+    assert out["cgroup_id"] == into["cgroup_id"] == cgroup_of(server.pid)
     assert here.counters("Tcp")["ActiveOpens"] - before[0] == 37
     assert there.counters("Tcp")["PassiveOpens"] - before[1] == 37
     server.end()

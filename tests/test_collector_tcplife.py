@@ -1,5 +1,5 @@
-"""tcplife: bytes and duration of connections that have ended. The sources: known bytes between two network namespaces, what
-`ss -ti` says of the sockets before they are closed, and the clock around them."""
+"""tcplife: bytes and duration of connections that have ended. The sources: known bytes between two network
+namespaces, what `ss -ti` says of the sockets before they are closed, and the clock around them."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_attempts_that_fail_and_connections_from_before_are_left_out(
     agent = start_agent(CONFIG)
     agent.next_snapshot("tcplife", "ended")
     failed = here.start(
-        "import socket\nfor _ in range(3):\n    socket.socket().connect_ex((%r, 9))\n" % there.ipv4
+        f"import socket\nfor _ in range(3):\n    socket.socket().connect_ex(({there.ipv4!r}, 9))\n"
     )
     failed.end()
     do(client, "close")

@@ -1,5 +1,5 @@
-"""tcpretrans: segments sent again. The source: RetransSegs in /proc/net/snmp of network namespaces of our own, one of which can't
-answer, since its way back is a black hole."""
+"""tcpretrans: segments sent again. The source: RetransSegs in /proc/net/snmp of network namespaces of our
+own, one of which can't answer, since its way back is a black hole."""
 
 from __future__ import annotations
 

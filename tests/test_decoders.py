@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,11 @@ from bpfleet.wire import columns_of
 from bpfleet.worker.decoding import decoded_columns
 from bpfleet_plugins.decoders.enum import named_by
 from bpfleet_plugins.decoders.errno import names
+from bpfleet_plugins.decoders.ethertype import names as ethertype_names
+from bpfleet_plugins.decoders.interface import Interfaces
 from bpfleet_plugins.decoders.ip import addresses
+from bpfleet_plugins.decoders.port import numbers as ports
+from bpfleet_plugins.decoders.protocol import names as protocol_names
 from bpfleet_plugins.decoders.syscall import named_on, table
 from distributions import distribution
 
@@ -283,3 +288,39 @@ def test_addresses_are_shown_as_people_write_them(text: str) -> None:
         assert addresses(np.frombuffer(packed, "<u4")).tolist() == [text.encode()]
         inside = b"\0" * 10 + b"\xff\xff" + packed
         assert addresses(np.frombuffer(inside, "<u4").reshape(1, 4)).tolist() == [text.encode()]
+
+
+def test_protocols_and_ethertypes_have_their_names() -> None:
+    numbers = np.array([0, 6, 17, 58, 253], "u1")
+    assert protocol_names(numbers).tolist() == [b"", b"tcp", b"udp", b"icmpv6", b"253"]
+    assert [socket.getprotobyname(name) for name in ("tcp", "udp", "icmp", "gre")] == [6, 17, 1, 47]
+    types = np.array([0, 0x0800, 0x86DD, 0x0806, 0x1234], "<u2")
+    assert ethertype_names(types).tolist() == [b"", b"ipv4", b"ipv6", b"arp", b"0x1234"]
+
+
+def test_ports_in_network_order_are_shown_as_numbers() -> None:
+    kept = np.array([socket.htons(443), socket.htons(8080)], "<u2")
+    assert ports(kept).tolist() == ports(kept.astype("<u4")).tolist() == [443, 8080]
+
+
+@needs_root
+def test_interfaces_have_their_names_also_when_they_have_gone() -> None:
+    name = f"bpfd{os.getpid()}"[:15]
+    subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p"], check=True)
+    try:
+        number = socket.if_nametoindex(name)
+        interfaces = Interfaces()
+        asked = np.array([0, socket.if_nametoindex("lo"), number, 1 << 30], "<u4")
+        assert interfaces.names(asked).tolist() == [b"", b"lo", name.encode(), str(1 << 30).encode()]
+    finally:
+        subprocess.run(["ip", "link", "delete", name], check=True)
+    assert interfaces.names(np.array([number], "<u4")).tolist() == [name.encode()]
+
+
+def test_names_of_interfaces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(at, f"if{at}") for at in range(1, 100)])
+    interfaces = Interfaces(most=10)
+    assert interfaces.names(np.array([1, 2], "<u4")).tolist() == [b"if1", b"if2"]
+    assert len(interfaces._known) == 10
+    # What was asked for stays, and nothing is read anew so soon.
+    assert interfaces.names(np.array([1, 2, 3], "<u4")).tolist() == [b"if1", b"if2", b"3"]

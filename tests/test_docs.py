@@ -138,9 +138,9 @@ def test_every_page_is_in_the_index() -> None:
 
 
 @pytest.mark.parametrize(
-    # Not commands and collectors: they have a section for each one, which is looked up.
+    # Not commands, collectors and configuration: they have a section for each one, which is looked up.
     "name",
-    ["README", "configuration", "plugins", "architecture", "reading"],
+    ["README", "plugins", "architecture", "reading"],
 )
 def test_a_page_is_read_at_one_sitting(name: str) -> None:
     text = (DOCS / f"{name}.md").read_text()
@@ -312,6 +312,7 @@ def shown_type(kind: Any) -> str:
         str: "text",
         int: "number",
         tuple[str, ...]: "list of texts",
+        tuple[int, ...]: "list of numbers",
         dict[str, str]: "table of texts",
     }[kind]
     if "le" in bounds:

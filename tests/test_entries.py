@@ -116,6 +116,22 @@ def test_entries_that_do_not_fit_cost_the_collector_and_name_both_sizes(
     assert "Traceback" not in agent.stderr
 
 
+def test_places_that_can_not_be_made_of_the_settings_cost_the_collector(
+    start_agent: Start, tmp_path: Path
+) -> None:
+    source = tmp_path / "starts.bpf.c"
+    source.write_text(COUNTED)
+    module = PLUGIN.format(source=source, entries="{}").replace(
+        'name="starts",', 'name="starts", attach=lambda settings: settings.nowhere,'
+    )
+    assert "nowhere" in module
+    environment = distribution(tmp_path, "starts", {"collector.starts": "starts"}, module)
+    agent = start_agent("[collectors.starts]\n", **environment)
+    agent.wait_for(lambda: "does not run" in agent.stderr)
+    assert "the plugin's `attach` raised AttributeError" in agent.stderr
+    assert "Traceback" not in agent.stderr
+
+
 def test_a_declared_key_of_the_wrong_size_names_both_sizes(start_agent: Start, tmp_path: Path) -> None:
     source = tmp_path / "starts.bpf.c"
     source.write_text(COUNTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from agent_process import Agent, run
 from bpfleet.errors import AttachError
 from bpfleet.loader.executables import Executable
+from bpfleet.loader.go_stack_check import after_stack_check
 from bpfleet.loader.uprobes import places_in
 from bpfleet.loader.x86_lengths import Undecodable, returns
 from bpfleet.spec import Attach
@@ -262,3 +264,52 @@ def test_the_instructions_of_a_known_function(worker: Path) -> None:
     addresses = objdump_returns(worker, "main.work")
     assert len(places) == len(addresses) >= 3
     assert [at - places[0] for at in places] == [at - addresses[0] for at in addresses]
+
+
+@pytest.mark.parametrize(
+    ("code", "behind"),
+    [
+        ("493b6610 766e 4883ec18", 6),
+        ("493b6610 0f86d4000000 4883ec18", 10),
+        ("4c8d6424d8 4d3b6610 7620 55", 11),
+        ("4c8da42480feffff 4d3b6610 0f8600020000 55", 18),
+        ("4989e4 4981ec00200000 0f8210000000 4d3b6610 0f8610000000 55", 26),
+        ("64488b0c25f8ffffff 483b6110 7610 55", 15),
+        ("64488b0c25f8ffffff 488d4424d0 483b4110 7610 55", 20),
+        ("55 4889e5", 0),
+        ("493b6610 c3", 0),
+        ("", 0),
+    ],
+)
+def test_the_look_at_the_stack_is_known_by_its_code(code: str, behind: int) -> None:
+    assert after_stack_check(bytes.fromhex(code)) == behind
+
+
+@only_x86
+def test_the_body_begins_behind_the_look_at_the_stack(worker: Path) -> None:
+    """By binutils: before it stands the jump to where runtime.morestack is called, in all functions that call
+    that."""
+    listed = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", "-j", ".text", worker],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    binary = Executable(worker)
+    (text,) = [one for one in binary._sections if one.name == ".text"]
+    seen = 0
+    for block in listed.split("\n\n"):
+        name = re.match(r"[0-9a-f]+ <(.+)>:", block)
+        if not name:
+            continue
+        lines = [line.split("\t") for line in block.splitlines()[1:] if "\t" in line]
+        looks = any(parts[1].startswith("call") and "<runtime.morestack" in parts[1] for parts in lines)
+        found = [one for one in binary.functions("*") if one.name == name.group(1)] if looks else []
+        if len(found) != 1 or name.group(1).startswith("runtime.morestack"):
+            continue
+        at = f"{binary.body_offset(found[0]) - text.offset + text.address:x}:"
+        (index,) = [index for index, parts in enumerate(lines) if parts[0].strip() == at]
+        assert index > 0, name.group(1)
+        assert lines[index - 1][1].startswith("jbe"), name.group(1)
+        seen += 1
+    assert seen > 500

@@ -69,6 +69,7 @@ class Attach:
     | fentry, fexit, fmod_ret, lsm | a kernel function | |
     | ksyscall, kretsyscall | a system call | |
     | uprobe, uretprobe, uprobe.returns | a library (`c`, as in libc), program or path | a function or glob |
+    | uprobe.body | a Go program | a function or glob |
     | usdt | the same | `provider:name` |
     | perf_event | `cpu-clock`, `cpu-cycles`, … | |
     | xdp, tcx/ingress, tcx/egress | an interface | |
@@ -107,7 +108,8 @@ class Collector:
 
     Without `maps` the schema is derived from the object's types; `words` says of such maps what types can't:
     meanings, units, help. Without `attach` every program
-    goes where its section's name (or bcc's own macro) says. `knobs` turns settings into the
+    goes where its section's name (or bcc's own macro) says; `attach` may be a function of the settings, where
+    they say which file or process is meant. `knobs` turns settings into the
     source's `const volatile` variables (bcc: `-D` macros), `data` into other global variables, `entries`
     into what maps hold before anything is attached: map → {key: value}, or pairs of both where a key is no
     number or text; a value None is all zeros. `before_snapshot` names a
@@ -123,7 +125,7 @@ class Collector:
     help: str
     program: Program
     maps: tuple[Map, ...] = ()
-    attach: tuple[Attach, ...] = ()
+    attach: tuple[Attach, ...] | Callable[[Any], Sequence[Attach]] = ()
     settings: type[CollectorSettings] = CollectorSettings
     knobs: Callable[[Any], Mapping[str, Any]] | None = None
     data: Callable[[Any], Mapping[str, Any]] | None = None

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import go_program
 from bpfleet.loader.compile import object_for
 from kept_maps import DRAINED_SOURCE, MAPS_SOURCE, STORAGE_SOURCE
 from linked_maps import LINKED, STACK_WORDS
 
-__all__ = ["BUILT", "LADDERS", "PROBES", "Probe", "build", "file_name", "install"]
+__all__ = ["BUILT", "LADDERS", "PROBES", "Probe", "build", "build_go_program", "file_name", "install"]
 
 BUILT = Path(__file__).parents[2] / "build" / "kernels" / "programs"
 """Where objects are built; a virtual machine finds them at the same path."""
@@ -262,6 +263,15 @@ def build(folder: Path = BUILT) -> Path:
             source.write_text(text)
         object_for(source)
     return folder
+
+
+def build_go_program() -> Path:
+    """Compile a program in Go, if that has not been done."""
+    made = BUILT.with_name("go") / "worker"
+    if not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        go_program.build(made.parent)
+    return made
 
 
 def install(folder: Path, knobs: Mapping[str, int], places: Mapping[str, str]) -> None:

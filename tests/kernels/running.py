@@ -16,7 +16,7 @@ from typing import Any
 
 from agent_process import PATIENCE, Agent, run
 from bpfleet.doctor.kernel_config import read_config
-from probes import PROBES, Probe, build, file_name, install
+from probes import PROBES, Probe, build, build_go_program, file_name, install
 
 __all__ = [
     "BUILT_IN",
@@ -57,13 +57,21 @@ class Running:
         config = (
             f'[agent]\ninterval = "{interval}s"\nprograms = "{programs}"\n'
             f'load_timeout = "{30 * PATIENCE:.0f}s"\n'
-            + "".join(f"[collectors.{name}]\n" for name in BUILT_IN)
+            + "".join(f"[collectors.{name}]\n{self._settings(name)}" for name in BUILT_IN)
             + "".join(
                 f'[collectors.{name}]\nread = {methods}\nwalk_limit = "10s"\n'
                 for name, methods in READ_BY.items()
             )
         )
         self.agent = Agent(config, folder)
+
+    def _settings(self, name: str) -> str:
+        """Of collectors that must be told what to look at."""
+        if name == "pyflow":
+            return f"pids = [{os.getpid()}]\n"
+        if name == "gouprobe":
+            return f'binary = "{build_go_program()}"\nsymbol = "main.work"\n'
+        return ""
 
     def wait_until_sealed(self) -> None:
         """The first status comes once every collector has been loaded or refused."""

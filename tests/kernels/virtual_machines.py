@@ -221,13 +221,14 @@ def main() -> int:
 
 def make_ready() -> None:
     """Compile ahead of time: nothing in a machine runs clang."""
-    sys.path.insert(0, str(HERE))
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
     from bpfleet.loader.compile import core_sources, object_for
-    from probes import build
+    from probes import build, build_go_program
 
     for source in core_sources(ROOT / "plugins", ROOT / "bpf"):
         object_for(source)
     build()
+    build_go_program()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bpfleet.checked_bytes import CheckedBytes
 from bpfleet.errors import AttachError, ObjectError
+from bpfleet.loader.go_stack_check import LONGEST_CHECK, after_stack_check
 from bpfleet.loader.x86_lengths import Undecodable, instructions, returns
 
 __all__ = ["Executable", "Function"]
@@ -116,6 +117,14 @@ class Executable:
                 remedy="attach to the function's start, or to an offset: uprobe with FUNCTION+OFFSET",
             ) from None
         return [function.offset + at for at in found]
+
+    def body_offset(self, function: Function) -> int:
+        """Offset in the file behind a Go function's look at its stack; of others, and where the machine is no
+        x86-64, that of the first instruction."""
+        if not function.size or platform.machine() != "x86_64":
+            return function.offset
+        code = self._file.cut(function.offset, min(function.size, LONGEST_CHECK), f"function {function.name}")
+        return function.offset + after_stack_check(code)
 
     def splits_an_instruction(self, offset: int) -> bool:
         """Whether this offset in the file is known to lie inside an instruction of a function."""

@@ -31,7 +31,7 @@ __all__ = [
     "refuse_returns_of_go",
 ]
 
-UPROBE_KINDS = ("uprobe", "uretprobe", "uprobe.returns", "uprobe.multi", "uretprobe.multi")
+UPROBE_KINDS = ("uprobe", "uretprobe", "uprobe.returns", "uprobe.body", "uprobe.multi", "uretprobe.multi")
 _RETURNING = ("uretprobe", "uretprobe.multi")
 _MOST_PLACES = 512
 _PMU = Path("/sys/bus/event_source/devices/uprobe/type")
@@ -85,6 +85,8 @@ def places_in(path: Path, wanted: Attach) -> list[int]:
         raise _no_function(binary, wanted, symbol)
     if wanted.kind == "uprobe.returns":
         places = [at for one in found for at in _returns_of(binary, wanted, one)]
+    elif wanted.kind == "uprobe.body":
+        places = [binary.body_offset(one) for one in found]
     else:
         places = [one.offset for one in found]
         if offset:

@@ -1,18 +1,26 @@
-"""What a collector's spec makes of its settings: knobs, data, entries; as plain data for a loader."""
+"""What a collector's spec makes of its settings: places, knobs, data, entries; as plain data for a loader."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from bpfleet.errors import BpfleetError, ConfigError
-from bpfleet.spec import Collector, Entries
+from bpfleet.spec import Attach, Collector, Entries
 
-__all__ = ["asked"]
+__all__ = ["asked", "asked_places"]
+
+T = TypeVar("T")
+
+
+def asked_places(spec: Collector, settings: Any) -> Sequence[Attach]:
+    """Where the spec's programs go, with these settings."""
+    places = spec.attach
+    return tuple(_made(spec, "attach", lambda: places(settings))) if callable(places) else places
 
 
 def asked(spec: Collector, what: str, settings: Any) -> dict[str, Any]:
@@ -20,7 +28,8 @@ def asked(spec: Collector, what: str, settings: Any) -> dict[str, Any]:
     make = getattr(spec, what)
     if make is None:
         return {}
-    try:
+
+    def plain() -> dict[str, Any]:
         made = {str(name): value for name, value in make(settings).items()}
         if what == "entries":
             made = {name: _pairs(there) for name, there in made.items()}
@@ -28,6 +37,14 @@ def asked(spec: Collector, what: str, settings: Any) -> dict[str, Any]:
             name: msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_number)
             for name, value in made.items()
         }
+
+    return _made(spec, what, plain)
+
+
+def _made(spec: Collector, what: str, make: Callable[[], T]) -> T:
+    """What a plugin's function returns; raises ConfigError where it raises anything."""
+    try:
+        return make()
     except BpfleetError:
         raise
     except Exception as error:

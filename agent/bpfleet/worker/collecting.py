@@ -21,7 +21,7 @@ from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Attach, Collector, Decoder, Rung
 from bpfleet.symbols.naming import Naming
 from bpfleet.wire import Frame, Schema, columns_of, encode_schema
-from bpfleet.worker.asked import asked
+from bpfleet.worker.asked import asked, asked_places
 from bpfleet.worker.controls import Controls
 from bpfleet.worker.counters import Counter
 from bpfleet.worker.decoding import DecodedColumn, decoded_columns
@@ -259,7 +259,7 @@ def load_request(
         source=os.fspath(spec.program.source),
         maps=spec.maps,
         words=dict(spec.words),
-        attach=tuple(map(_place, spec.attach)),
+        attach=tuple(map(_place, asked_places(spec, settings))),
         ladders=_ladders(spec),
         attach_all=spec.attach_all,
         knobs=asked(spec, "knobs", settings),

@@ -1,4 +1,5 @@
-"""ethertype: what a frame carries, 0x0800 → ipv4. Numbers in host order; names as linux/if_ether.h has them, in short."""
+"""ethertype: what a frame carries, 0x0800 → ipv4. Numbers in host order; names are those of
+linux/if_ether.h, in short."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Other namespaces number their interfaces anew: a program that sees those keeps `
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from typing import Any
@@ -18,8 +19,8 @@ _SECONDS = 5.0
 
 
 class Interfaces:
-    """The names, read at most every few seconds; one that has gone keeps its name until its number is used anew, of the
-    last `most` that were asked for."""
+    """The names, read at most every few seconds. One that has gone keeps its name until its number is used
+    anew; of those `most` are kept, the last that were asked for."""
 
     def __init__(self, most: int = 4096) -> None:
         self._most = most
@@ -30,10 +31,8 @@ class Interfaces:
         """The name of each interface; "" for 0, the number where there is none."""
         if time.monotonic() - self._read_at > _SECONDS:
             self._read_at = time.monotonic()
-            try:
+            with contextlib.suppress(OSError):  # then what is known stays
                 self._known |= dict(socket.if_nameindex())
-            except OSError:
-                pass  # what is known stays
         wanted = numbers.tolist()
         found = np.array([self._name(number) for number in wanted], f"S{_LONGEST}")
         while len(self._known) > self._most:

@@ -1,4 +1,4 @@
-"""port: a port as the kernel keeps it in sockets and packets, in network order, as the number that people write.
+"""port: a port as sockets and packets hold it, in network order, as the number that people write.
 
 Programs that swap it themselves (`bpf_ntohs`) need no decoder.
 """

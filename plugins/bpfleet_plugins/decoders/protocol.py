@@ -1,4 +1,5 @@
-"""protocol: an IP packet's protocol, 6 → tcp. Numbers and names are IANA's, as in /etc/protocols, which hosts may lack."""
+"""protocol: an IP packet's protocol, 6 → tcp. Numbers and names are IANA's, as in /etc/protocols, which hosts
+may lack."""
 
 from __future__ import annotations
 

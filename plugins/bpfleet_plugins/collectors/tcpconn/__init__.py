@@ -21,7 +21,7 @@ def _knobs(settings: TcpconnSettings) -> Mapping[str, bool]:
 
 def _process() -> tuple[Field, ...]:
     return (
-        label("cgroup", "u64", help="id of the process's cgroup (v2): the inode number of its directory"),
+        label("cgroup_id", "u64", help="the process's cgroup (v2)", decode="cgroup"),
         label("comm", "char[16]", help="name of the thread that connected or accepted"),
         label("pid", "u32", help="process id (tgid), as the host sees it; 0 where by_pid is off"),
     )

@@ -14,7 +14,7 @@ const volatile bool by_pid = true;
 
 struct connection {
 	__u8 address[16];
-	__u64 cgroup;
+	__u64 cgroup_id;
 	char comm[TASK_COMM_LEN];
 	__u32 pid;
 	char direction[4];
@@ -31,7 +31,7 @@ struct {
 
 struct failure {
 	__u8 address[16];
-	__u64 cgroup;
+	__u64 cgroup_id;
 	char comm[TASK_COMM_LEN];
 	__u32 pid;
 	__u32 errno;
@@ -46,7 +46,7 @@ struct {
 } failures SEC(".maps");
 
 struct process {
-	__u64 cgroup;
+	__u64 cgroup_id;
 	char comm[TASK_COMM_LEN];
 	__u32 pid;
 };
@@ -91,7 +91,7 @@ struct socket {
 
 static __always_inline void this_process(struct process *process)
 {
-	process->cgroup = bpf_get_current_cgroup_id();
+	process->cgroup_id = bpf_get_current_cgroup_id();
 	process->pid = by_pid ? bpf_get_current_pid_tgid() >> 32 : 0;
 	bpf_get_current_comm(process->comm, sizeof(process->comm));
 }
@@ -103,7 +103,7 @@ static __always_inline void add(const struct bpfleet_ends *ends, const struct pr
 
 	__builtin_memcpy(key.address, ends->address, sizeof(key.address));
 	__builtin_memcpy(key.comm, process->comm, sizeof(key.comm));
-	key.cgroup = process->cgroup;
+	key.cgroup_id = process->cgroup_id;
 	key.pid = process->pid;
 	/* The service's port: the other one is made up for each connection. */
 	key.port = out ? ends->port : ends->local_port;
@@ -120,7 +120,7 @@ static __always_inline void add_failure(const struct bpfleet_ends *ends, const s
 
 	__builtin_memcpy(key.address, ends->address, sizeof(key.address));
 	__builtin_memcpy(key.comm, process->comm, sizeof(key.comm));
-	key.cgroup = process->cgroup;
+	key.cgroup_id = process->cgroup_id;
 	key.pid = process->pid;
 	key.port = ends->port;
 	key.errno = error;

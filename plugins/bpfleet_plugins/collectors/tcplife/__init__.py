@@ -29,7 +29,7 @@ TCPLIFE = Collector(
             "ended",
             key=(
                 label("address", "bytes[16]", help="the peer's; IPv4 as ::ffff:a.b.c.d", decode="ip"),
-                label("cgroup", "u64", help="id of the process's cgroup (v2)"),
+                label("cgroup_id", "u64", help="the process's cgroup (v2)", decode="cgroup"),
                 label("comm", "char[16]", help="name of the thread that connected, or closed one in"),
                 label("pid", "u32", help="process id (tgid), as the host sees it; 0 where by_pid is off"),
                 label("direction", "char[4]", help="out: connected; in: accepted"),

@@ -15,7 +15,7 @@ const volatile bool by_pid = true;
 
 struct connection {
 	__u8 address[16];
-	__u64 cgroup;
+	__u64 cgroup_id;
 	char comm[TASK_COMM_LEN];
 	__u32 pid;
 	char direction[4];
@@ -42,7 +42,7 @@ struct life {
 	__u64 died; /* 0 while it lives */
 	__u64 sent;
 	__u64 received;
-	__u64 cgroup;
+	__u64 cgroup_id;
 	char comm[TASK_COMM_LEN];
 	__u32 pid;
 	struct bpfleet_ends ends; /* a socket that is closed has given its port back */
@@ -68,7 +68,7 @@ struct sock_common___flags {
 
 static __always_inline void own(struct life *life)
 {
-	life->cgroup = bpf_get_current_cgroup_id();
+	life->cgroup_id = bpf_get_current_cgroup_id();
 	life->pid = by_pid ? bpf_get_current_pid_tgid() >> 32 : 0;
 	bpf_get_current_comm(life->comm, sizeof(life->comm));
 	life->owned = true;
@@ -82,7 +82,7 @@ static __always_inline void tell(struct life *life)
 
 	__builtin_memcpy(key.address, life->ends.address, sizeof(key.address));
 	__builtin_memcpy(key.comm, life->comm, sizeof(key.comm));
-	key.cgroup = life->cgroup;
+	key.cgroup_id = life->cgroup_id;
 	key.pid = life->pid;
 	key.port = life->out ? life->ends.port : life->ends.local_port;
 	__builtin_memcpy(key.direction, life->out ? "out" : "in\0", sizeof(key.direction));
