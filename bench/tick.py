@@ -119,7 +119,7 @@ def _collector(made: FilledMap, reader: MapReader) -> RunningCollector:
     schema = Schema("bench", "1", "rows", "", tuple(columns))
     one = RunningMap("rows", reader, schema, encode_schema(schema), None)
     controls = Controls("bench", (), [], (), lambda changes: None)
-    return RunningCollector("bench", "1", 1.0, [one], [], [], 1, None, [], [], controls)
+    return RunningCollector("bench", "1", 1.0, [one], [], [], 1, None, [], [], [], controls)
 
 
 def _page() -> int:
