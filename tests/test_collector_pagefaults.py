@@ -105,10 +105,10 @@ def test_each_page_that_is_touched_first_is_a_fault(
         said = program.stat()[0] - stat[0]
     assert (minor, major) == (PAGES, 0)
     other = "user" if kind == "kernel" else "kernel"
-    # A few more for printing and reading lines; /proc has those too.
-    assert counted[kind] + counted[other] == said
-    assert PAGES <= counted[kind] <= said
-    assert counted[other] <= said - PAGES
+    # A few more for printing and reading lines; /proc has those too. One that is tried again is told twice.
+    assert said <= counted[kind] + counted[other] <= said + PAGES // 100
+    assert counted[kind] >= PAGES
+    assert counted[other] <= said - PAGES + PAGES // 100
     assert counted["write"] >= PAGES
 
 
