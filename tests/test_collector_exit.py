@@ -61,10 +61,8 @@ def test_a_core_dump_is_told(start_agent: Start, ends: Path, tmp_path: Path) -> 
     agent = start_agent(CONFIG)
     agent.next_snapshot("exit", "exits")
     for limit in (0, -1):
-        script = (
-            f"import os, resource; os.chdir({str(tmp_path)!r});"
-            f" resource.setrlimit(resource.RLIMIT_CORE, ({limit}, {limit}))\n"
-        )
+        script = f"import os, resource; os.chdir({str(tmp_path)!r})\n"
+        script += f"resource.setrlimit(resource.RLIMIT_CORE, ({limit}, {limit}))\n"
         script += f"os.execv({str(ends)!r}, ['x', 'signal', '6'])"
         pid = os.posix_spawn("/usr/bin/python3", ["python3", "-c", script], os.environ)
         _, status = os.waitpid(pid, 0)
