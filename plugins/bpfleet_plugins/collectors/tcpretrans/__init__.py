@@ -28,7 +28,7 @@ TCPRETRANS = Collector(
             value=(
                 counter("count", unit="packets", help="sent again; one may hold several segments"),
                 counter("segments", unit="segments", help="as RetransSegs of /proc/net/snmp counts"),
-                counter("failed", unit="packets", help="could not be sent; told since Linux 6.15"),
+                counter("failed", unit="packets", help="could not be sent; where the tracepoint tells"),
             ),
             help="segments sent again; the least recently used peers make room",
         ),

@@ -39,7 +39,7 @@ struct tcp_skb_cb {
 	__u16 tcp_gso_segs;
 } __attribute__((preserve_access_index));
 
-/* Since 6.15 the tracepoint tells errors too, and calls for failed attempts; before that for successful ones only. */
+/* In newer kernels (6.18 is one) the tracepoint has the error too, and is hit for failed attempts; else for successful ones only. */
 typedef void (*btf_trace_tcp_retransmit_skb___with_error)(void *, const struct sock *, const struct sk_buff *, int);
 
 static __always_inline struct sent_again *of(const struct sock_common *common, __u8 state)
