@@ -187,9 +187,10 @@ def report_return(seen: Sequence[Seen], killed: float, back: float) -> None:
     if not drained.any():
         print(f"after the kill: {agents[-1]:,.0f} agents back, {waiting[-1]:,.0f} records still wait")
         return
-    tenth, most, every = (
-        float(seconds[after & (agents >= part * agents[0] - 0.5)][0] - back) for part in (0.1, 0.9, 1)
-    )
+    # Each is welcomed anew once it has heard that its session is over.
+    welcomed = np.sort(np.concatenate([np.asarray(one.welcomed_at) for one in seen]))
+    welcomed = welcomed[welcomed > killed] - back
+    tenth, most, every = (welcomed[min(len(welcomed), int(part * agents[0])) - 1] for part in (0.1, 0.9, 1))
     highest = float(waiting[after].max())
     print(f"gone for {back - killed:.0f} s; then a tenth of the agents is back after {tenth:.0f} s, ", end="")
     print(f"nine tenths after {most:.0f} s, all after {every:.0f} s; ", end="")

@@ -134,6 +134,7 @@ class Seen:
     latencies: array[float] = field(default_factory=lambda: array("d"))
     """From a record's making to its ACK, in seconds."""
     acked_at: array[float] = field(default_factory=lambda: array("d"))
+    welcomed_at: array[float] = field(default_factory=lambda: array("d"))
     samples: list[tuple[float, int, int, int]] = field(default_factory=list)
     """Once a second: (time, agents in session, records not acknowledged, records acknowledged)."""
     cpu: float = 0.0
@@ -290,6 +291,7 @@ class Fleet:
                 self._fail(agent)
                 return
             self._welcomed += not agent.welcomed
+            self.seen.welcomed_at.append(time.monotonic())
             agent.welcomed, agent.credit, agent.failures = True, message.credit, 0
             agent.sent = message.durable
             self._settle(agent, message.durable)

@@ -194,10 +194,10 @@ class Aggregator:
             self.counts.over_budget += isinstance(error, OverBudget)
             self._refuse(session, seq, error.what)
             return
-        size = len(frame)
-        memory = memory_of(record, size)
+        memory = memory_of(record, len(frame))
         self.in_flight += memory
-        received = Received(session.agent, session.spool, seq, record, size, self._at)
+        session.given = seq
+        received = Received(session.agent, session.spool, seq, record, len(frame), self._at)
         self._batch.append(Item(session, received, memory))
 
     def _refuse(self, session: Session, seq: int, reason: str) -> None:
@@ -229,9 +229,10 @@ class Aggregator:
         # Before the ACK that counts them.
         for item, reason in done.refused:
             self._refuse(item.session, item.received.seq, reason)
+        share = self._credit()
         for session, seq in done.marks.items():
             session.durable = seq
-            if self.sessions.live(session):
+            if session.is_due(seq, share) and self.sessions.live(session):
                 self._acknowledge(session, seq)
         if self._waiting and self._credit():
             waiting, self._waiting = self._waiting, set()
@@ -250,12 +251,13 @@ class Aggregator:
             self._router.send(session.peer, self._welcome(durable, 0, reason))
             self.sessions.drop(session)
             return
-        session.taken = session.durable = durable
+        session.taken = session.durable = session.told = durable
         session.welcomed = True
         if not self._router.send(session.peer, self._welcome(durable, self._credit(session))):
             self.sessions.drop(session)
 
     def _acknowledge(self, session: Session, seq: int) -> None:
+        session.told = seq
         if not self._router.send(session.peer, Ack(seq=seq, credit=self._credit(session))):
             self.sessions.drop(session)
 

@@ -6,7 +6,7 @@ from bpfleet_aggregator.config import AggregatorSettings
 
 __all__ = ["Credit"]
 
-_SHARED, _SHIFT = 0.8, 0.2
+_SHARED, _SHIFT = 0.45, 0.2
 
 
 class Credit:

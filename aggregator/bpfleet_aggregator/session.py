@@ -33,6 +33,17 @@ class Session:
     taken: int = 0
     """The highest seq that was received: what is not above it is a repeat."""
     durable: int = 0
+    given: int = 0
+    """The highest seq that was handed over to be stored."""
+    told: int = 0
+    """The highest seq that was acknowledged to it."""
+
+    def is_due(self, durable: int, credit: int) -> bool:
+        """Whether to acknowledge so far: all that waited is stored, or half of what it may send.
+
+        An ACK costs both ends more than a record.
+        """
+        return durable == self.given or durable - self.told > credit // 2
 
 
 @dataclass(slots=True)
