@@ -147,7 +147,7 @@ def test_wire_compares_three_ways_over_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_the_agent_is_measured_while_it_delivers_snapshots(tmp_path: Path) -> None:
-    [run], [startup], beside = results("agent", tmp_path)
+    [run], [startup], beside, [everything] = results("agent", tmp_path)
     assert set(run["pss_by_process"]) == {"bpfleet.supervisor", "bpfleet.worker"}
     assert all(size > 1 << 20 for size in run["pss_by_process"].values())
     assert 0 < run["cpu_share"] < 2
@@ -156,6 +156,8 @@ def test_the_agent_is_measured_while_it_delivers_snapshots(tmp_path: Path) -> No
     assert beside[0]["name"] == "bpfleet"
     assert {"libbpf-tools", "bcc tools"} == {one["group"] for one in beside[1:]}
     assert all(one["pss_bytes"] > 100_000 for one in beside)
+    assert everything["snapshots"] > run["snapshots"]
+    assert everything["pss_bytes"] > run["pss_bytes"]
 
 
 def test_cost_counts_the_same_events_for_us_and_for_the_tools(tmp_path: Path) -> None:
