@@ -15,6 +15,7 @@ from bpfleet import bpf_object
 from bpfleet.cli.inspect import command
 from bpfleet.layout import Layout, Leaf, declared, differences
 from bpfleet.loader.compile import core_sources
+from bpfleet.loader.event_types import event_types
 from bpfleet.loader.seen_layouts import seen_layouts
 from bpfleet.schema import Map, Meaning
 from bpfleet.schema_source import map_of, source_of
@@ -50,6 +51,11 @@ def _check(path: Path) -> dict[str, Map]:
     made, maps = bpf_object.read(path), _declared(path)
     for name, one in maps.items():
         key, value, _ = seen_layouts(made, name)
+        events = event_types(made, name)
+        if events is not None:
+            event = events.guess(name).layout
+            assert differences(declared(one.value, packed=one.packed), event, "event") == []
+            continue
         assert key is not None
         assert value is not None
         if one.is_globals:
