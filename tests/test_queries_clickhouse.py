@@ -50,11 +50,17 @@ def test_the_ten_questions_have_the_same_answers(
     for received in fleet:
         store.commit(received)
     for name, sql, _ in QUESTIONS:
-        ours = [list(map(plain, row.values())) for row in place.ask(sql)]
-        theirs = [list(map(plain, row.values())) for row in embedded.query(sql).read_all().to_pylist()]
-        assert len(ours) == len(theirs) > 0, name
-        for mine, other in zip(ours, theirs, strict=True):
-            assert mine == pytest.approx(other), name
+        for last in (False, False, True):
+            ours = [list(map(plain, row.values())) for row in place.ask(sql)]
+            theirs = [list(map(plain, row.values())) for row in embedded.query(sql).read_all().to_pylist()]
+            if len(ours) == len(theirs) > 0 and all(map(alike, ours, theirs)):
+                break
+            assert not last, (name, ours, theirs)
+            time.sleep(1.1)  # a record has just left "the last hour" of one and not yet of the other
+
+
+def alike(ours: list[Any], theirs: list[Any]) -> bool:
+    return bool(ours == pytest.approx(theirs))
 
 
 @pytest.mark.parametrize(
