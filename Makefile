@@ -11,7 +11,7 @@ TESTS     ?= tests
 # What runs the agent: an interpreter, bcc, libbpf, and a compiler for the .bpf.c files of the checkout.
 PACKAGES  := python3 python3-venv python3-bpfcc libbpf1 libbpf-dev linux-libc-dev clang make
 # What the tests and benchmarks compare with, and make work for.
-TEST_PACKAGES := gcc libc6-dev bpftool llvm binutils iproute2 libbpf-tools bpfcc-tools procps util-linux mount e2fsprogs systemd \
+TEST_PACKAGES := gcc libc6-dev bpftool llvm binutils iproute2 libbpf-tools bpfcc-tools procps util-linux mount e2fsprogs kmod systemd \
 	clickhouse-server clickhouse-client libzookeeper-java default-jre-headless openssl golang-go
 
 # What boots Debian's stock kernels in virtual machines.
