@@ -2,14 +2,10 @@
  *
  * offcpu: time that threads spend off their CPU, by command, the state that they waited in, and the stacks that led there.
  */
-#include <bpfleet/bpfleet.h>
+#include <bpfleet/stacks.h>
 
 #define MAX_WAITS 10240
-#define MAX_STACKS 16385 /* one more than 2^14: then there are 2^15 places */
-#define MAX_SPILLED 2049
 #define MAX_THREADS 32768
-#define STACK_DEPTH 127
-#define EEXIST 17
 /* The innermost functions are this program, which has another name on each kernel, and what calls it. */
 #define OWN_FRAMES 3
 
@@ -46,27 +42,7 @@ struct {
 	__type(value, struct waits);
 } waits SEC(".maps");
 
-/*
- * A stack has one place, by its hash, and one that finds it taken is not kept, however often it comes. So those go into a
- * second map, where they meet only each other.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
-	__uint(max_entries, MAX_STACKS);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, STACK_DEPTH * sizeof(__u64));
-} stacks SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
-	__uint(max_entries, MAX_SPILLED);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, STACK_DEPTH * sizeof(__u64));
-} spilled SEC(".maps");
-
 BPFLEET_FAILED_INSERTS(waits);
-BPFLEET_FAILED_INSERTS(stacks);
-BPFLEET_FAILED_INSERTS(spilled);
 
 /* A thread that is off its CPU; `since` is 0 once it is back */
 struct off {
@@ -83,27 +59,6 @@ struct {
 } threads SEC(".maps");
 
 static const struct waits none;
-
-/* Ids of one stack: in one of the two maps */
-struct kept {
-	__s32 stack;
-	__s32 spilled;
-};
-
-static __always_inline struct kept keep_stack(void *ctx, __u64 flags)
-{
-	struct kept kept = {.spilled = -BPFLEET_NO_STACK};
-	long id = bpf_get_stackid(ctx, &stacks, flags);
-
-	kept.stack = id;
-	if (id == -EEXIST) {
-		kept.stack = -BPFLEET_NO_STACK;
-		kept.spilled = bpfleet_stack_id(ctx, spilled, flags);
-	} else if (id < 0 && id != -BPFLEET_NO_STACK) {
-		__sync_fetch_and_add(&stacks_failed_inserts, 1);
-	}
-	return kept;
-}
 
 /* The letter of ps(1) */
 static __always_inline char letter(bool preempt, unsigned int state)
@@ -125,14 +80,14 @@ static __always_inline void leaves(void *ctx, struct task_struct *task, char sta
 {
 	struct off off = {.since = now, .wait = {.tgid = task->tgid, .state = {state}}}, *kept;
 	__u32 pid = task->pid;
-	struct kept ids;
+	struct bpfleet_kept_stack ids;
 
 	if (!pid || (state == 'R' && !preempted) || (only_pid && off.wait.tgid != only_pid))
 		return;
-	ids = keep_stack(ctx, OWN_FRAMES);
+	ids = bpfleet_keep_stack(ctx, OWN_FRAMES);
 	off.wait.kernel_stack = ids.stack;
 	off.wait.kernel_spilled = ids.spilled;
-	ids = keep_stack(ctx, BPF_F_USER_STACK);
+	ids = bpfleet_keep_stack(ctx, BPF_F_USER_STACK);
 	off.wait.user_stack = ids.stack;
 	off.wait.user_spilled = ids.spilled;
 	__builtin_memcpy(off.wait.comm, task->group_leader->comm, TASK_COMM_LEN);
