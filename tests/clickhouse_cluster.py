@@ -22,10 +22,13 @@ clientPortAddress=127.0.0.1
 maxClientCnxns=0
 admin.enableServer=false
 """
+# A killed server may have written a part that ZooKeeper was not told of. With a few rows in a table that is most
+# of it, and such a server refuses to start until it is told that this is no mistake (docs/clickhouse.md).
 _CLUSTER = """ <interserver_http_host>127.0.0.1</interserver_http_host>
  <interserver_http_port>{interserver}</interserver_http_port>
  <zookeeper><node><host>127.0.0.1</host><port>{zookeeper}</port></node>
   <session_timeout_ms>4000</session_timeout_ms></zookeeper>
+ <merge_tree><replicated_max_ratio_of_wrong_parts>1</replicated_max_ratio_of_wrong_parts></merge_tree>
  <distributed_ddl><path>/clickhouse/task_queue/ddl</path></distributed_ddl>
  <remote_servers><fleet>{shards}</fleet></remote_servers>
  <macros><shard>{shard}</shard><replica>{replica}</replica></macros>

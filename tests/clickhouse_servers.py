@@ -125,7 +125,7 @@ class ServerProcess:
             if process.poll() is not None:
                 self._process = None
                 raise AssertionError(
-                    f"clickhouse-server ended: {(self.folder / 'errors.log').read_text()[-2000:]}"
+                    f"clickhouse-server ended: {_reasons(self.folder / 'errors.log')}"
                 )
             if self._answers(process.pid) and process.poll() is None:
                 return
@@ -153,6 +153,12 @@ class ServerProcess:
         """A server that hangs: it takes connections and does nothing."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
+
+
+def _reasons(log: Path) -> str:
+    """The last errors in a server's log, without their stack traces."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if "<Error>" in line]
+    return "\n".join(line[:1000] for line in lines[-10:])
 
 
 class Engine:
