@@ -124,9 +124,7 @@ class ServerProcess:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 self._process = None
-                raise AssertionError(
-                    f"clickhouse-server ended: {_reasons(self.folder / 'errors.log')}"
-                )
+                raise AssertionError(f"clickhouse-server ended: {_reasons(self.folder / 'errors.log')}")
             if self._answers(process.pid) and process.poll() is None:
                 return
             time.sleep(0.05)
