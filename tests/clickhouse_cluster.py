@@ -22,8 +22,8 @@ clientPortAddress=127.0.0.1
 maxClientCnxns=0
 admin.enableServer=false
 """
-# A killed server may have written a part that ZooKeeper was not told of. With a few rows in a table that is most
-# of it, and such a server refuses to start until it is told that this is no mistake (docs/clickhouse.md).
+# A killed server may have written a part that ZooKeeper was not told of. In a table of few rows that is most,
+# and such a server refuses to start until it is told that this is no mistake (docs/clickhouse.md).
 _CLUSTER = """ <interserver_http_host>127.0.0.1</interserver_http_host>
  <interserver_http_port>{interserver}</interserver_http_port>
  <zookeeper><node><host>127.0.0.1</host><port>{zookeeper}</port></node>
