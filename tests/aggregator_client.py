@@ -21,6 +21,7 @@ class Client:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
+        self.socket.ipv6 = "[" in endpoint
         if keys is not None:
             self.socket.curve_publickey, self.socket.curve_secretkey = keys
             self.socket.curve_serverkey = server.encode()

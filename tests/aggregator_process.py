@@ -52,10 +52,13 @@ class AggregatorProcess:
         bind: str = "tcp://127.0.0.1:*",
         prefix: Sequence[str] = (),
         terminal: bool = False,
+        shards: int = 1,
     ) -> None:
         self.directory, self.state = directory, directory / "aggregator"
         self._settings, self._store, self._bind, self._prefix = settings, store, bind, list(prefix)
         self._terminal = terminal
+        if shards > 1:
+            self._settings += f"\nshards = {shards}"
         self.environment = {**os.environ}
         if not (directory / "site").exists():
             source = Path(sqlite_store.__file__).read_text()
@@ -133,6 +136,15 @@ class AggregatorProcess:
     def seqs(self, records: int = 0) -> list[int]:
         """The seqs stored, in order, once they are so many."""
         return [row[2] for row in self.stored(records)]
+
+    def shards(self, number: int) -> list[int]:
+        """The pids of its shards, by their age, once they are so many."""
+        return list(self.wait_for(lambda: pids if len(pids := self._shards()) == number else None))
+
+    def _shards(self) -> list[int]:
+        words = ["pgrep", "-P", str(self.process.pid), "-f", "bpfleet_aggregator.shard"]
+        found = subprocess.run(words, capture_output=True, text=True, timeout=20)
+        return [int(pid) for pid in found.stdout.split()]
 
     def kill(self) -> None:
         """SIGKILL."""

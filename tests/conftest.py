@@ -134,12 +134,25 @@ def shared_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start_aggregator(shared_path: Path) -> Iterator[Callable[..., AggregatorProcess]]:
+def shards(request: pytest.FixtureRequest) -> int:
+    """Of aggregators that `start_aggregator` starts; 1 where a module does not say otherwise."""
+    return int(getattr(request, "param", 1))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with `SHARDS` has its tests run with aggregators of so many shards, each number in turn."""
+    numbers = getattr(metafunc.module, "SHARDS", ())
+    if numbers and "shards" in metafunc.fixturenames:
+        metafunc.parametrize("shards", numbers, ids=[f"{number} shards" for number in numbers], indirect=True)
+
+
+@pytest.fixture
+def start_aggregator(shared_path: Path, shards: int) -> Iterator[Callable[..., AggregatorProcess]]:
     """Start `bpfleet aggregate`; each must end with exit code 0."""
     started: list[AggregatorProcess] = []
 
     def start(settings: str = "", **options: Any) -> AggregatorProcess:
-        started.append(AggregatorProcess(shared_path, settings, **options))
+        started.append(AggregatorProcess(shared_path, settings, **{"shards": shards, **options}))
         return started[-1]
 
     yield start

@@ -30,7 +30,7 @@ Stored = Mapping[str, Counter[int]]
 
 _WINDOW = "\nwindow = 64"
 """So that a store whose commits take long, on a busy machine, keeps up with the agents."""
-KILLS = ("agent killed", "aggregator killed", "both killed", "store's server killed")
+KILLS = ("agent killed", "aggregator killed", "both killed", "store's server killed", "shard killed")
 ALWAYS = (
     *KILLS[:3],
     "aggregator hung",
@@ -61,6 +61,7 @@ ALWAYS = (
 """What happens in every run, and is in its counts."""
 WITH_KEYS = ("refused: unknown key", "refused: no key", "refused: wrong key")
 WITHOUT_KEYS = ("refused: duplicate agent id",)
+WITH_SHARDS = ("shard killed", "shard hung")
 WITH_A_SERVER = (KILLS[3], "store's server hung")
 
 
@@ -81,6 +82,7 @@ class Oracle:
     store: StoreUnderTest
     seed: int
     encrypted: bool
+    shards: int = 1
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -92,9 +94,8 @@ class Oracle:
     def missing(self) -> list[str]:
         """What should have happened, and is not in the counts."""
         wanted = [*ALWAYS, *(WITH_KEYS if self.encrypted else WITHOUT_KEYS)]
-        return [
-            name for name in wanted + list(WITH_A_SERVER) * self.store.has_server if not self.counts[name]
-        ]
+        wanted += list(WITH_A_SERVER) * self.store.has_server + list(WITH_SHARDS) * (self.shards > 1)
+        return [name for name in wanted if not self.counts[name]]
 
     def run(self, kills: int, agents: int = 4) -> None:
         """Until so many processes were killed, and all has happened once.
@@ -124,6 +125,7 @@ class Oracle:
                 self.server,
                 disks,
                 self.admitted,
+                self.shards,
             )
             while self.kills < kills or not faults.rounds:
                 for fault in faults.round():
@@ -153,7 +155,12 @@ class Oracle:
             self.server.start()
             table = table.format(url=self.server.url)
         self.aggregator = AggregatorProcess(
-            self.directory, settings + _WINDOW, store=table, bind=f"tcp://0.0.0.0:{PORT}", prefix=inside
+            self.directory,
+            settings + _WINDOW,
+            store=table,
+            bind=f"tcp://0.0.0.0:{PORT}",
+            prefix=inside,
+            shards=self.shards,
         )
         for n in range(agents):
             # The real sink in one of two; the others say the protocol by themselves, repeats and all.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -40,6 +41,8 @@ class Faults:
     disks: dict[str, Path]
     keys: list[str]
     """Those of an agent that is none of ours; empty without encryption."""
+    shards: int
+    """Of the aggregator; 1: it has none."""
 
     rounds: int = 0
 
@@ -59,10 +62,16 @@ class Faults:
         ]
         if self.server is not None:
             faults += [self.kill_server, self.stop_server]
+        if self.shards > 1:
+            faults += [self.kill_shard, self.stop_shard]
         return self.chance.sample(faults, len(faults))
 
     def some(self, kind: str = "") -> OracleAgent:
         return self.chance.choice([one for one in self.agents if kind in ("", one.kind)])
+
+    def a_shard(self) -> int:
+        """The pid of one of them, once all are there."""
+        return self.chance.choice(self.aggregator.shards(self.shards))
 
     def pause(self, longest: float = 2.0) -> None:
         time.sleep(self.chance.uniform(0.3, longest))
@@ -89,6 +98,10 @@ class Faults:
         agent.start()
         self.aggregator.restart()
 
+    def kill_shard(self) -> None:
+        os.kill(self.a_shard(), signal.SIGKILL)
+        self.counts["shard killed"] += 1
+
     def kill_server(self) -> None:
         assert self.server is not None
         self.server.kill()
@@ -103,6 +116,13 @@ class Faults:
 
     def stop_agent(self) -> None:
         self._stop(self.some().process, "agent hung")
+
+    def stop_shard(self) -> None:
+        shard = self.a_shard()
+        os.kill(shard, signal.SIGSTOP)
+        self.pause(3)
+        os.kill(shard, signal.SIGCONT)
+        self.counts["shard hung"] += 1
 
     def stop_server(self) -> None:
         assert self.server is not None

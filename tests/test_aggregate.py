@@ -15,6 +15,8 @@ from sample_records import AGENT, context, encode_gap, encode_status, frame, gap
 Start = Callable[..., AggregatorProcess]
 OpenSink = Callable[..., ZmqSink]
 
+SHARDS = (1, 2)
+
 
 @pytest.fixture
 def sink(shared_path: Path) -> Iterator[Callable[..., ZmqSink]]:

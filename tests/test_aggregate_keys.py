@@ -18,6 +18,8 @@ from sample_records import AGENT
 Start = Callable[..., AggregatorProcess]
 Connect = Callable[..., Client]
 
+SHARDS = (1, 2)
+
 PUBLIC, SECRET = (key.decode() for key in zmq.curve_keypair())
 
 

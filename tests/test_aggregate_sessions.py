@@ -15,6 +15,8 @@ from sample_records import AGENT, frame, large_frame
 Start = Callable[..., AggregatorProcess]
 Connect = Callable[..., Client]
 
+SHARDS = (1, 2)
+
 OTHER = "another-agent"
 SMALL_MEMORY = 'max_size = "256KiB"\nmemory = "1MiB"\n'
 

@@ -1,6 +1,7 @@
 """What was acknowledged is stored, and once, whatever crashed meanwhile.
 
-The short form: each store once. `BPFLEET_ORACLE_KILLS=60` makes it long, each store with keys and without;
+The short form: each store once. `BPFLEET_ORACLE_KILLS=60` makes it long, each store with keys and without,
+with shards and without;
 `BPFLEET_ORACLE_SEED` is another order of faults.
 """
 
@@ -71,18 +72,20 @@ STORES = {
         '[store.clickhouse]\nurl = "{url}"\ntimeout = "10s"', rows_of_clickhouse, True
     ),
 }
-SHORT = [("rows", False), ("duckdb", True), ("clickhouse", True)]
-LONG = [(store, encrypted) for store in STORES for encrypted in (False, True)]
+SHORT = [("rows", False, 1), ("duckdb", True, 2), ("clickhouse", True, 1)]
+LONG = [(store, encrypted, shards) for store in STORES for encrypted in (False, True) for shards in (1, 2)]
 
 
 @pytest.mark.timeout(600 + 20 * KILLS)
 @pytest.mark.parametrize(
-    ("store", "encrypted"),
+    ("store", "encrypted", "shards"),
     LONG if "BPFLEET_ORACLE_KILLS" in os.environ else SHORT,
-    ids=lambda value: value if isinstance(value, str) else "curve" if value else "plain",
+    ids=lambda value: {True: "curve", False: "plain"}[value] if isinstance(value, bool) else str(value),
 )
-def test_what_is_acknowledged_is_stored_once(shared_path: Path, store: str, encrypted: bool) -> None:
-    oracle = Oracle(shared_path, STORES[store], SEED, encrypted)
+def test_what_is_acknowledged_is_stored_once(
+    shared_path: Path, store: str, encrypted: bool, shards: int
+) -> None:
+    oracle = Oracle(shared_path, STORES[store], SEED, encrypted, shards)
     oracle.run(KILLS)
     print(dict(oracle.counts))
     assert oracle.kills >= KILLS

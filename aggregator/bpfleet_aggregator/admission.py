@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +76,10 @@ class Admission:
     def admits(self, key: str) -> bool:
         """Whether that key may connect; asked by the thread that authenticates, too."""
         return key in self._listed.agents
+
+    def admitted(self) -> Sequence[str]:
+        """All keys that may connect."""
+        return list(self._listed.agents)
 
     def refusal(self, key: str, agent: str) -> str:
         """Why that key may not speak for that agent; "" where it may. A binding begins with `save`."""

@@ -3,8 +3,8 @@
     agents ──► Router ──► Checker ──► Committer (a thread) ──► store
        ◄── ACK, NACK ──────────────── outcomes ◄──┘
 
-One thread receives and answers; one commits. docs/delivery.md is the protocol. Nothing is acknowledged before
-the store has it, and whatever is received and not taken ends the session, so that the agent sends it again.
+One thread receives and answers, or shards do for it; one commits. docs/delivery.md is the protocol. Nothing
+is acknowledged before the store has it; what is not taken ends the session, so that it is sent again.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from bpfleet_aggregator.committer import Committer, Item, Marked, Outcome, Settl
 from bpfleet_aggregator.config import AggregatorSettings
 from bpfleet_aggregator.credit import Credit
 from bpfleet_aggregator.report import Counts, Report
-from bpfleet_aggregator.router import Arrived, Router
 from bpfleet_aggregator.schema_budget import OverBudget, SchemaBudget
 from bpfleet_aggregator.session import Session, Sessions
+from bpfleet_aggregator.shards import Incoming, Receiver
 
 __all__ = ["Aggregator"]
 
@@ -38,7 +38,7 @@ class Aggregator:
     def __init__(
         self,
         settings: AggregatorSettings,
-        router: Router,
+        router: Receiver,
         committer: Committer,
         admission: Admission,
         report: Report,
@@ -66,7 +66,7 @@ class Aggregator:
             now_and_then()
 
     def receive(self) -> None:
-        """Take what has arrived, and hand it to the committer."""
+        """Take what has arrived; hand it to the committer."""
         self._now, self._at = time.monotonic(), time.time_ns()
         for arrived in self._router.received(self.sessions.by_peer):
             self._hear(arrived)
@@ -88,7 +88,7 @@ class Aggregator:
 
     # ---- receive
 
-    def _hear(self, arrived: Arrived) -> None:
+    def _hear(self, arrived: Incoming) -> None:
         session = self.sessions.get(arrived.peer)
         try:
             message = decode(arrived.parts)
@@ -104,7 +104,7 @@ class Aggregator:
         except WireError as error:
             self._violation(arrived, session, error.what)
 
-    def _violation(self, arrived: Arrived, session: Session | None, what: str) -> None:
+    def _violation(self, arrived: Incoming, session: Session | None, what: str) -> None:
         self.counts.violations += 1
         who = session.agent if session else "a peer without a session"
         where = session.address if session else arrived.address
@@ -113,7 +113,7 @@ class Aggregator:
             self.sessions.drop(session)
         self._router.send(arrived.peer, Bye(reason=what))
 
-    def _hello(self, arrived: Arrived, before: Session | None, hello: Hello) -> None:
+    def _hello(self, arrived: Incoming, before: Session | None, hello: Hello) -> None:
         key, address = (before.key, before.address) if before else (arrived.key, arrived.address)
         if before is not None:
             self.sessions.drop(before)
@@ -153,7 +153,7 @@ class Aggregator:
 
     # ---- check, dedup
 
-    def _data(self, arrived: Arrived, session: Session | None, data: Data) -> None:
+    def _data(self, arrived: Incoming, session: Session | None, data: Data) -> None:
         if session is None:
             if self.sessions.is_to_be_told(arrived.peer):
                 self._router.send(arrived.peer, Bye(reason="say HELLO first"))

@@ -61,7 +61,9 @@ class AggregatorSettings(Settings, frozen=True, kw_only=True):
     drain: Duration = Duration(10)
     """How long what was received may take to be stored when the aggregator ends."""
     io_threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
-    """ZeroMQ's own threads."""
+    """ZeroMQ's own threads; in each shard."""
+    shards: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Processes that receive, each for a part of the agents; 1: the one that stores receives, too."""
 
     def __post_init__(self) -> None:
         for endpoint in self.bind:

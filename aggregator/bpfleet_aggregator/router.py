@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import zmq
 
 from bpfleet.errors import ConfigError
 from bpfleet.wire.messages import Message, encode
-from bpfleet_aggregator.config import AggregatorSettings
 from bpfleet_aggregator.zap import DOMAIN
 
-__all__ = ["Arrived", "Router", "raise_open_files"]
+__all__ = ["MOST_AT_ONCE", "Arrived", "Router", "raise_open_files"]
 
 _BACKLOG = 4096
-_MOST_AT_ONCE = 1000
+MOST_AT_ONCE = 1000
+"""Messages that are taken before answers have their turn."""
 _ANSWERS = 64
 _HEARTBEAT_MS = 30_000
 _HEAD_ROOM = 64 << 10
@@ -50,15 +50,15 @@ class Arrived:
 class Router:
     """One socket on all endpoints. For one thread."""
 
-    def __init__(self, settings: AggregatorSettings, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, window: int, max_size: int) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
         # To send to a peer that has gone is an error, not silence.
         self.socket.router_mandatory = True
-        self.socket.rcvhwm = settings.window
+        self.socket.rcvhwm = window
         self.socket.sndhwm = _ANSWERS
         # Beyond it libzmq ends the connection; up to it the record is refused with words.
-        self.socket.maxmsgsize = settings.max_size + _HEAD_ROOM
+        self.socket.maxmsgsize = max_size + _HEAD_ROOM
         self.socket.backlog = _BACKLOG
         # Who has vanished without closing is found by ZeroMQ, however rarely an agent speaks.
         self.socket.heartbeat_ivl = _HEARTBEAT_MS
@@ -90,18 +90,29 @@ class Router:
                 ) from None
             self.endpoints.append(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
+    def listen(self, endpoint: str, fd: int) -> None:
+        """Listen on a socket that somebody else has bound; `endpoint` only says of which kind it is."""
+        self.socket.setsockopt(zmq.USE_FD, fd)
+        self.socket.bind(endpoint)
+
     def wake_on(self, fd: int) -> None:
         """Let `wait` end when `fd` can be read, too."""
         self._poller.register(fd, zmq.POLLIN)
+
+    def start(self) -> None:
+        """Nothing more is needed."""
+
+    def keys_changed(self) -> None:
+        """The gatekeeper of this process knows."""
 
     def wait(self, milliseconds: int) -> None:
         """Until there is something to do, or the time is over."""
         self._poller.poll(milliseconds)
 
-    def received(self, known: Mapping[bytes, object]) -> Iterator[Arrived]:
+    def received(self, known: Container[bytes]) -> Iterator[Arrived]:
         """What has arrived, at most a thousand messages, so that answers have their turn."""
         receive = self.socket.recv
-        for _ in range(_MOST_AT_ONCE):
+        for _ in range(MOST_AT_ONCE):
             try:
                 peer = receive(_NOW)
             except zmq.Again:
@@ -129,6 +140,10 @@ class Router:
         One that does not read loses it, misses the answer, and says HELLO again.
         """
         (head,) = encode(message)
+        return self.send_head(peer, head)
+
+    def send_head(self, peer: bytes, head: bytes | memoryview) -> bool:
+        """The same for a message that is encoded."""
         try:
             self.socket.send(peer, _MORE_FOLLOWS)
             self.socket.send(head, _NOW)

@@ -22,6 +22,7 @@ from bpfleet_aggregator.committer import Committer
 from bpfleet_aggregator.config import Config
 from bpfleet_aggregator.report import Report
 from bpfleet_aggregator.router import Router, raise_open_files
+from bpfleet_aggregator.shards import Receiver, Shards
 from bpfleet_aggregator.user import become, user_to_become
 from bpfleet_aggregator.zap import Gatekeeper
 
@@ -49,12 +50,17 @@ class Service:
         self._admission = Admission(Path(settings.keys) if secret else None, state / _BINDINGS, self._report)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=settings.io_threads)
         self._gatekeeper: Gatekeeper | None = None
-        self._router = Router(settings, self._context)
+        self._router: Receiver = (
+            Router(self._context, window=settings.window, max_size=settings.max_size)
+            if settings.shards == 1
+            else Shards(settings, self._context, self._admission.admitted, self._report)
+        )
         try:
             if secret:
                 # While we are root: whoever connects at once is to find the list read.
                 self._admission.load()
-                self._gatekeeper = Gatekeeper(self._context, self._admission.admits, self._report)
+                if settings.shards == 1:
+                    self._gatekeeper = Gatekeeper(self._context, self._admission.admits, self._report)
                 self._router.encrypt(secret)
             self._router.bind(settings.bind)
             if user is not None:
@@ -88,6 +94,7 @@ class Service:
         self._ends = None if duration is None else time.monotonic() + duration
         self._committer.start()
         try:
+            self._router.start()
             self._aggregator.run(self._stopping, self._now_and_then)
         finally:
             self._end()
@@ -106,6 +113,7 @@ class Service:
         now = time.monotonic()
         if signal.SIGHUP in self._signals or now - self._looked >= _LOOK_AT_KEYS:
             if self._admission.reload(anyway=signal.SIGHUP in self._signals):
+                self._router.keys_changed()
                 self._aggregator.keys_changed()
             self._signals.discard(signal.SIGHUP)
             self._looked = now

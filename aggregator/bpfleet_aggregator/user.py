@@ -1,18 +1,19 @@
-"""Giving up root once ports are bound."""
+"""Giving up root once ports are bound, and what else holds for a process of the aggregator."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
 from bpfleet.errors import PrivilegeError
 from bpfleet.users import User, chosen_user
 
-__all__ = ["become", "no_new_privileges", "user_to_become"]
+__all__ = ["become", "die_with", "no_new_privileges", "user_to_become"]
 
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def user_to_become(configured: str | None) -> User | None:
@@ -24,9 +25,20 @@ def user_to_become(configured: str | None) -> User | None:
 
 def no_new_privileges() -> None:
     """For this thread and those that it starts; so before any library starts its own."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the process that started us ends, however it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it had ended before
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero):
+    if libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero):
         code = ctypes.get_errno()
         raise OSError(code, f"prctl: {os.strerror(code)}")
 
