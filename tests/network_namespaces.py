@@ -60,7 +60,7 @@ class Host:
         self.name = f"bpfleet-{side}-{os.getpid()}"
         self.interface = f"v{side}{os.getpid()}"[:15]
         # 198.18.0.0/15 is for tests of networks (RFC 2544), fd00::/8 is private.
-        third = os.getpid() % 250
+        third = 1 + os.getpid() % 249  # 0 is left out of an IPv6 address that is written as usual
         self.ipv4 = f"198.18.{third}.{number}"
         self.ipv6 = f"fd00:b:{third:x}::{number}"
         self.scripts: list[Script] = []

@@ -7,6 +7,7 @@ Source of the signatures: libbpf 1.1's `libbpf.h`.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -78,23 +79,28 @@ def library() -> ctypes.CDLL:
     return lib
 
 
+_LONGEST_LINE = 32 << 20
+
+
 class Log:
     """Collects what libbpf says while it is entered. libbpf has one print function per process."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        # A verifier's log comes whole, and its end is what tells. Fresh from mmap(2), memory is taken only as
+        # far as it is written to.
+        self._memory = mmap.mmap(-1, _LONGEST_LINE)
+        self._buffer = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._print = _PRINT(self._take)
         self._vsnprintf = ctypes.CDLL(None).vsnprintf
-        self._vsnprintf.argtypes = [_text, _size, _text, _pointer]
+        self._vsnprintf.argtypes = [_pointer, _size, _text, _pointer]
 
     def _take(self, level: int, form: bytes, arguments: int) -> int:
         if level > 1:  # LIBBPF_DEBUG
             return 0
-        # A verifier's log comes through here whole, and its end is what tells; memory is taken only as
-        # far as it is written to. va_list is passed by reference on 64-bit machines.
-        buffer = ctypes.create_string_buffer(32 << 20)
-        self._vsnprintf(buffer, len(buffer), form, arguments)
-        self._lines.append(buffer.value.decode("utf-8", "replace"))
+        # va_list is passed by reference on 64-bit machines.
+        self._vsnprintf(self._buffer, _LONGEST_LINE, form, arguments)
+        self._lines.append(ctypes.string_at(self._buffer).decode("utf-8", "replace"))
         return 0
 
     def __enter__(self) -> Log:
