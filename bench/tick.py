@@ -12,9 +12,10 @@ from bench.tables import Table
 from bpfleet.reading.ladder import MapReader
 from bpfleet.wire import Column, Frame, Origin, Schema, encode_schema
 from bpfleet.wire.encode import FRAME_BYTES
-from bpfleet.worker.collecting import RunningCollector, RunningMap
+from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.controls import Controls
 from bpfleet.worker.ledger import Ledger
+from bpfleet.worker.running_map import RunningMap
 from bpfleet.worker.tick import tick
 
 __all__ = ["NullSink", "compare", "run"]
@@ -117,7 +118,7 @@ def _collector(made: FilledMap, reader: MapReader) -> RunningCollector:
     columns = [Column.of(leaf, "key") for leaf in key.columns()]
     columns += [Column.of(leaf, "value") for leaf in value.columns()]
     schema = Schema("bench", "1", "rows", "", tuple(columns))
-    one = RunningMap("rows", reader, schema, encode_schema(schema), None)
+    one = RunningMap("rows", reader, schema, encode_schema(schema))
     controls = Controls("bench", (), [], (), lambda changes: None)
     return RunningCollector("bench", "1", 1.0, [one], [], [], 1, None, [], [], [], controls)
 

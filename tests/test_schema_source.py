@@ -112,8 +112,9 @@ def test_maps_that_can_not_be_declared_are_told_in_a_comment(objects: Objects) -
     assert "# programs (prog_array): no types of key and value to declare.\n" in text
 
 
-def test_counters_of_failed_inserts_and_constants_are_left_out(objects: Objects) -> None:
+def test_counts_that_are_told_as_losses_and_constants_are_left_out(objects: Objects) -> None:
     assert set(_declared(_shipped(objects, "execve.bpf.c"))) == {"counts", "failures"}
+    assert set(_declared(_shipped(objects, "tcpretrans.bpf.c"))) == {"peers"}  # an LRU map
 
 
 def test_an_object_without_maps_declares_none(objects: Objects) -> None:

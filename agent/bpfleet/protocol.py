@@ -161,9 +161,10 @@ class LoadedMap(msgspec.Struct, kw_only=True):
     """Of local storage: the link of the iterator that goes through it."""
     inner: tuple[int, int] | None = None
     """Of a map of maps: where in the key the inner key begins, and that one's size; `value` is theirs."""
-    failed_inserts_fd: int | None = None
-    """The fd of the mmapable or readable array that counts this map's failed inserts."""
-    failed_inserts_offset: int = 0
+    failed_inserts: tuple[int, int] | None = None
+    """The count of inserts that the kernel refused: an array's fd, bytes into the array's first element."""
+    new_keys: tuple[int, int] | None = None
+    """Of an LRU map: the count of keys that were put in and had not been there."""
     book_fd: int | None = None
     """Of a drained map: the array where the worker keeps count (`bpfleet.draining.book`)."""
     perf_fds: tuple[int, ...] = ()
@@ -181,9 +182,8 @@ class LoadedStacks(msgspec.Struct, kw_only=True):
 
     name: str
     fd: int
-    failed_inserts_fd: int | None = None
+    failed_inserts: tuple[int, int] | None = None
     """As in `LoadedMap`: stacks that could not be kept."""
-    failed_inserts_offset: int = 0
 
 
 class LoadedSymbols(msgspec.Struct, kw_only=True):

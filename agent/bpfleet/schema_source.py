@@ -18,8 +18,8 @@ from bpfleet.bpf_object import BpfObject
 from bpfleet.errors import ConfigError
 from bpfleet.events import DRAINED
 from bpfleet.layout import Layout, Leaf, declared, differences
+from bpfleet.loader.counters import is_told_as_loss
 from bpfleet.loader.event_types import event_types
-from bpfleet.loader.schema_check import FAILED_INSERTS
 from bpfleet.loader.seen_layouts import seen_layouts
 from bpfleet.schema import Field, Map, Meaning, padding, struct
 
@@ -79,15 +79,19 @@ def module_source(made: BpfObject) -> str:
     """Python source for a collector plugin: an import and MAPS, with every map that has a key and value to
     declare.
 
-    Left out are `.rodata`, the counters of failed inserts, and maps whose types the object does not tell; a
+    Left out are `.rodata`, counts that are told as losses, and maps whose types the object does not tell; a
     comment names those.
     """
     head = [
         f"# From {Path(made.path).name}. Meanings and units are guessed from names: check each, add help=."
     ]
     maps: list[Map] = []
+    kinds = {name: one.type_name for name, one in made.maps.items()}
     for name in (*made.maps, *(one for one in made.globals if not one.startswith(".rodata"))):
         key, value, _ = seen_layouts(made, name)
+        if name in made.globals and value is not None:
+            own = (leaf for leaf in value.leaves if not is_told_as_loss(leaf.name, kinds, leaf.ctype))
+            value = Layout(value.size, tuple(own))
         struct_name = ""
         events = event_types(made, name)
         if events is not None:
@@ -141,9 +145,7 @@ def _globals(name: str, section: Layout) -> Map | None:
     leaves = [
         _guessed(leaf)
         for leaf in section.columns()
-        if leaf.size <= _LARGEST_GLOBAL
-        and not leaf.name.endswith(FAILED_INSERTS)
-        and all(_IDENTIFIER.match(part) for part in leaf.name.split("."))
+        if leaf.size <= _LARGEST_GLOBAL and all(_IDENTIFIER.match(part) for part in leaf.name.split("."))
     ]
     return _map(name, (), _fields(leaves, 0, False), False)
 

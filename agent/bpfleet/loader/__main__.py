@@ -21,10 +21,11 @@ from bpfleet.ipc import Channel, ChannelClosed
 from bpfleet.layout import Layout
 from bpfleet.loader.backend import Backend, CompiledMap
 from bpfleet.loader.controls import tell
+from bpfleet.loader.counters import failed_inserts, new_keys
 from bpfleet.loader.drained_maps import event_type, prepare_drained
 from bpfleet.loader.local_storage import load_storage_iterator
 from bpfleet.loader.rescan import known_at_load, rescan
-from bpfleet.loader.schema_check import FAILED_INSERTS, check_schema, derived_maps
+from bpfleet.loader.schema_check import check_schema, derived_maps
 from bpfleet.loader.seen_layouts import HEADS
 from bpfleet.loader.snapshot_program import Walker, first_rows, load_walker
 from bpfleet.loader.stacks import named_stack_maps, open_symbols, raw_layouts
@@ -143,9 +144,8 @@ def _maps(
 
 
 def _stacks(name: str, one: CompiledMap, compiled: Mapping[str, CompiledMap], fds: _Fds) -> LoadedStacks:
-    described = LoadedStacks(name=name, fd=fds.add(one.fd))
-    _find_failed_inserts(described, compiled, fds)
-    return described
+    counted = failed_inserts(name, compiled, fds.add)
+    return LoadedStacks(name=name, fd=fds.add(one.fd), failed_inserts=counted)
 
 
 def grow(request: Grow, loaded: dict[str, object], map_fd: int, fds: _Fds) -> LoadedMap:
@@ -230,6 +230,8 @@ def _describe(
         value=value,
         fd=fds.add(one.fd),
         inner=one.inner,
+        failed_inserts=failed_inserts(one.name, compiled, fds.add),
+        new_keys=new_keys(one.name, compiled, fds.add),
     )
     if info.type_name in HEADS:
         described.iterator_fd = fds.add(load_storage_iterator(one.fd, info))
@@ -237,7 +239,6 @@ def _describe(
     if info.type_name in DRAINED:
         prepare_drained(described, one.fd, info, request.perf_buffer, fds.add)
         described.event_type = event_type(one, request)
-        _find_failed_inserts(described, compiled, fds)
         return described
     if info.flags & _MMAPABLE and "mmap" in request.methods:
         return described
@@ -247,7 +248,6 @@ def _describe(
             _take_walker(described, load_walker(one.fd, info, value, rows), fds)
         except UnsupportedError as error:
             described.walk_refused = str(error)
-    _find_failed_inserts(described, compiled, fds)
     return described
 
 
@@ -262,21 +262,6 @@ def _take_walker(described: LoadedMap, walker: Walker, fds: _Fds) -> None:
     described.rows_fd = fds.add(walker.rows)
     described.state_fd = fds.add(walker.counters)
     described.rows_capacity = walker.capacity
-
-
-def _find_failed_inserts(
-    described: LoadedMap | LoadedStacks, compiled: Mapping[str, CompiledMap], fds: _Fds
-) -> None:
-    name = described.name + FAILED_INSERTS
-    if name in compiled:
-        described.failed_inserts_fd = fds.add(compiled[name].fd)
-        return
-    section = compiled.get(".bss")
-    if section is not None and section.value is not None:
-        for leaf in section.value.leaves:
-            if leaf.name == name and leaf.ctype == "u64":
-                described.failed_inserts_fd = fds.add(section.fd)
-                described.failed_inserts_offset = leaf.offset
 
 
 def _before_snapshot(request: Load, programs: tuple[LoadedProgram, ...]) -> int | None:

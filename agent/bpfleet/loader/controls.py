@@ -9,9 +9,9 @@ from bpfleet import kernel
 from bpfleet.errors import ConfigError
 from bpfleet.layout import Layout, Leaf
 from bpfleet.loader.backend import CompiledMap
+from bpfleet.loader.counters import is_told_as_loss
 from bpfleet.loader.entries import SETTABLE, seed, types_of
 from bpfleet.loader.knobs import is_data
-from bpfleet.loader.schema_check import FAILED_INSERTS
 from bpfleet.protocol import Load, LoadedControl
 
 __all__ = ["tell"]
@@ -42,6 +42,7 @@ def _found(
     layouts: Mapping[str, tuple[Layout, Layout]],
     knobs: frozenset[str],
 ) -> Iterator[LoadedControl]:
+    kinds = {name: one.kind for name, one in compiled.items()}
     for name, one in compiled.items():
         if one.value is None:
             continue
@@ -50,7 +51,7 @@ def _found(
             leaves = [
                 replace(leaf, meaning=told[leaf.offset].meaning) if leaf.offset in told else leaf
                 for leaf in one.value.leaves
-                if not leaf.name.endswith(FAILED_INSERTS)
+                if not is_told_as_loss(leaf.name, kinds, leaf.ctype)
             ]
         elif name.startswith(".rodata"):
             leaves = [leaf for leaf in one.value.leaves if _variable(leaf) in knobs]

@@ -10,14 +10,11 @@ from bpfleet.errors import SchemaMismatch
 from bpfleet.events import DRAINED, our_columns
 from bpfleet.layout import Layout, Leaf, declared, differences, sized, table
 from bpfleet.loader.backend import CompiledMap
+from bpfleet.loader.counters import is_told_as_loss
 from bpfleet.loader.event_layouts import declared_events, drained_layouts, refuse_growing
 from bpfleet.schema import FieldWords, Fold, Map, MapWords, Meaning
 
-__all__ = ["FAILED_INSERTS", "check_schema", "derived_maps"]
-
-FAILED_INSERTS = "_failed_inserts"
-"""A u64 global (or, in BCC's dialect, an array of one u64) of this ending counts the refused
-inserts of a map."""
+__all__ = ["check_schema", "derived_maps"]
 
 
 def check_schema(
@@ -37,8 +34,9 @@ def derived_maps(
     or field that is not there.
     """
     found = {}
+    kinds = {name: one.kind for name, one in compiled.items()}
     for name, one in compiled.items():
-        if name.endswith(FAILED_INSERTS) or name.startswith((".rodata", ".kconfig")):
+        if is_told_as_loss(name, kinds) or name.startswith((".rodata", ".kconfig")):
             continue
         said = words.get(name) or MapWords()
         if one.own and name not in words:
@@ -48,7 +46,8 @@ def derived_maps(
             continue
         key = one.key or sized(one.sizes[0])
         value = one.value or sized(one.sizes[1])
-        leaves = tuple(_summed(leaf) for leaf in value.leaves if not _is_not_read(name, leaf.name))
+        read = (leaf for leaf in value.leaves if not _is_not_read(name, leaf, kinds))
+        leaves = tuple(map(_summed, read))
         if leaves and one.kind in DRAINED:
             found[name] = our_columns(one.kind, raw=False), Layout(value.size, leaves)
         elif leaves and (key.size or one.key is not None):
@@ -65,10 +64,11 @@ def derived_maps(
     return found
 
 
-def _is_not_read(section: str, name: str) -> bool:
-    """Counts of failed inserts are told as losses; a global called `unused` only keeps a type in the
-    object."""
-    return name.endswith(FAILED_INSERTS) or (section.startswith(".") and name.startswith("unused"))
+def _is_not_read(section: str, leaf: Leaf, kinds: Mapping[str, str]) -> bool:
+    """Some counts are told as losses; a global called `unused` only keeps a type in the object."""
+    if not section.startswith("."):
+        return False
+    return is_told_as_loss(leaf.name, kinds, leaf.ctype) or leaf.name.startswith("unused")
 
 
 def _summed(leaf: Leaf) -> Leaf:

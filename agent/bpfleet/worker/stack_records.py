@@ -85,8 +85,8 @@ def running_stacks(
         encode_schema(schema),
         sum(stacks.info.max_entries for stacks in maps.values()),
         [
-            Counter(fds[stacks.failed_inserts_fd], stacks.failed_inserts_offset)
+            Counter.of(stacks.failed_inserts, fds)
             for stacks in there.values()
-            if stacks.failed_inserts_fd is not None
+            if stacks.failed_inserts is not None
         ],
     )

@@ -15,8 +15,9 @@ from bpfleet.errors import BpfleetError
 from bpfleet.kernel import boottime_ns
 from bpfleet.plugins import State
 from bpfleet.protocol import LoadedLadder
-from bpfleet.worker.collecting import RunningCollector, RunningMap
+from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.delivery import Delivery
+from bpfleet.worker.running_map import RunningMap
 
 __all__ = ["Absent", "body", "pss_bytes"]
 

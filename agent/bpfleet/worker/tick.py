@@ -41,7 +41,7 @@ def tick(
 
     for one in collector.maps:
         t0 = boottime_ns()
-        read = one.reader.read()
+        read = one.read()
         t1 = boottime_ns()
 
         for table in one.tables(read):

@@ -25,14 +25,28 @@
 #define BPFLEET_FAILED_INSERTS(map) __u64 map##_failed_inserts
 
 /*
+ * Beside an LRU map: count the keys that were new to it. The agent reads `<map>_new_keys` by its name; what is not
+ * there any more was thrown out, and is told as the loss `evicted`. So every key must be put in by bpfleet_get_or_make_lru, and
+ * the program must delete none.
+ */
+#define BPFLEET_NEW_KEYS(map) __u64 map##_new_keys
+
+/*
  * The value of `key`, made from `zero` where there is none yet; NULL (and counted) where the kernel refuses.
  * Two CPUs that make the same key at once get the same value.
  */
-#define bpfleet_get_or_make(map, key, zero)                                                    \
+#define bpfleet_get_or_make(map, key, zero) __bpfleet_get_or_make(map, key, zero, (void)0)
+
+/* The same in an LRU map with BPFLEET_NEW_KEYS beside it: only the CPU that made a key counts it. */
+#define bpfleet_get_or_make_lru(map, key, zero)                                                \
+	__bpfleet_get_or_make(map, key, zero, __sync_fetch_and_add(&map##_new_keys, 1))
+
+#define __bpfleet_get_or_make(map, key, zero, when_made)                                       \
 	({                                                                                     \
 		void *__value = bpf_map_lookup_elem(&map, key);                                \
 		if (!__value) {                                                                \
-			bpf_map_update_elem(&map, key, zero, BPF_NOEXIST);                     \
+			if (!bpf_map_update_elem(&map, key, zero, BPF_NOEXIST))                \
+				when_made;                                                     \
 			__value = bpf_map_lookup_elem(&map, key);                              \
 			if (!__value)                                                          \
 				__sync_fetch_and_add(&map##_failed_inserts, 1);                \

@@ -64,6 +64,7 @@ BPF_ARRAY(latency_failed_inserts, u64, 1);
 BPF_ARRAY(latency_zero, struct dnslat_latency, 1); /* never written: too large for the stack */
 BPF_TABLE("lru_hash", struct dnslat_host, struct dnslat_host_stats, hosts, MAX_HOSTS);
 BPF_ARRAY(hosts_failed_inserts, u64, 1);
+BPF_ARRAY(hosts_new_keys, u64, 1);
 /* LRU: calls that never return (the thread died, longjmp) make room by themselves. */
 BPF_TABLE("lru_hash", struct dnslat_call, struct dnslat_start, calls, 10240);
 
@@ -111,6 +112,15 @@ static __always_inline void hosts_refused(void)
 		__sync_fetch_and_add(failed, 1);
 }
 
+static __always_inline void hosts_made(void)
+{
+	int first = 0;
+	u64 *made = hosts_new_keys.lookup(&first);
+
+	if (made)
+		__sync_fetch_and_add(made, 1);
+}
+
 static __always_inline void count_latency(u64 ns)
 {
 	struct dnslat_latency *found, *zero;
@@ -144,7 +154,8 @@ static __always_inline void count_host(struct dnslat_host *key, u64 ns)
 
 	found = hosts.lookup(key);
 	if (!found) {
-		hosts.insert(key, &zero);
+		if (!hosts.insert(key, &zero))
+			hosts_made();
 		found = hosts.lookup(key);
 	}
 	if (!found) {

@@ -45,6 +45,7 @@ struct {
 
 BPFLEET_FAILED_INSERTS(exits);
 BPFLEET_FAILED_INSERTS(cgroups);
+BPFLEET_NEW_KEYS(cgroups);
 
 static const struct endings none;
 static const struct in_cgroup none_in_cgroup;
@@ -115,7 +116,7 @@ int on_exit(__u64 *ctx)
 	}
 
 	cgroup = bpf_get_current_cgroup_id();
-	in_cgroup = bpfleet_get_or_make(cgroups, &cgroup, &none_in_cgroup);
+	in_cgroup = bpfleet_get_or_make_lru(cgroups, &cgroup, &none_in_cgroup);
 	if (in_cgroup) {
 		__sync_fetch_and_add(&in_cgroup->count, 1);
 		if (key.signal)

@@ -5,7 +5,7 @@
  * By system call, and the file behind the descriptor: vfs_read and its like would see no more (io_uring and nfsd go past
  * them), miss readv where the compiler inlines it, and are out of reach without kprobes and trampolines.
  */
-#include <bpfleet/bpfleet.h>
+#include <bpfleet/compat.h>
 
 #define MAX_OPERATIONS 16384 /* commands times file systems times 4 */
 #define MAX_ERRNO 4095
@@ -107,13 +107,7 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
-struct thread_info___files {
-	unsigned long flags;
-	__u32 status; /* x86 only */
-};
-
 struct task_struct___files {
-	struct thread_info___files thread_info;
 	struct files_struct *files;
 };
 
@@ -168,13 +162,6 @@ struct {
 
 static const struct done no_calls;
 
-static __always_inline bool is_32_bit(struct task_struct___files *task)
-{
-	if (bpf_core_field_exists(task->thread_info.status))
-		return task->thread_info.status & 2; /* TS_COMPAT */
-	return task->thread_info.flags & 1UL << 22; /* arm64's TIF_32BIT */
-}
-
 static __always_inline __u32 first_argument(struct pt_regs *regs, bool is_compat)
 {
 	struct pt_regs___x86 *x86 = (void *)regs;
@@ -208,7 +195,7 @@ int BPF_PROG(on_enter, struct pt_regs *regs, long id)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct task_struct___files *seen = (void *)task;
-	bool is_compat = is_32_bit(seen);
+	bool is_compat = bpfleet_is_32_bit(task);
 	__u32 nr = id & (MAX_NR - 1), op, dev = 0;
 	struct entered *mine;
 

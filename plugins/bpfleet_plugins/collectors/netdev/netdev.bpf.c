@@ -31,6 +31,7 @@ struct {
 } traffic SEC(".maps");
 
 BPFLEET_FAILED_INSERTS(traffic);
+BPFLEET_NEW_KEYS(traffic);
 
 static const struct traffic none;
 
@@ -72,7 +73,7 @@ static __always_inline int add(struct sk_buff *skb, struct net_device *dev, cons
 	key.l3 = bpf_ntohs(skb->protocol);
 	key.l4 = bpfleet_ip_protocol(header, key.l3);
 	packets = packets_in(skb, frame, start, key.l4, &more);
-	mine = bpfleet_get_or_make(traffic, &key, &none);
+	mine = bpfleet_get_or_make_lru(traffic, &key, &none);
 	if (!mine)
 		return 0;
 	mine->packets += packets;

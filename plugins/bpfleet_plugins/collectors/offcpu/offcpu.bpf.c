@@ -43,6 +43,7 @@ struct {
 } waits SEC(".maps");
 
 BPFLEET_FAILED_INSERTS(waits);
+BPFLEET_NEW_KEYS(waits);
 
 /* A thread that is off its CPU; `since` is 0 once it is back */
 struct off {
@@ -112,7 +113,7 @@ static __always_inline void comes(struct task_struct *task, __u64 now)
 		return;
 	since = off->since;
 	off->since = 0;
-	found = bpfleet_get_or_make(waits, &off->wait, &none);
+	found = bpfleet_get_or_make_lru(waits, &off->wait, &none);
 	if (!found)
 		return;
 	__sync_fetch_and_add(&found->count, 1);

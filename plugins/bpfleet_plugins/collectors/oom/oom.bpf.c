@@ -30,6 +30,7 @@ struct {
 } kills SEC(".maps");
 
 BPFLEET_FAILED_INSERTS(kills);
+BPFLEET_NEW_KEYS(kills);
 
 /* Victims, by pid, that have not ended yet; and how many, so that all other ends cost next to nothing */
 struct {
@@ -65,7 +66,7 @@ static __always_inline void count(struct task_struct *victim, __u64 when)
 	struct kills *found;
 
 	BPF_CORE_READ_STR_INTO(&key.comm, victim, group_leader, comm);
-	found = bpfleet_get_or_make(kills, &key, &none);
+	found = bpfleet_get_or_make_lru(kills, &key, &none);
 	if (!found)
 		return;
 	__sync_fetch_and_add(&found->count, 1);

@@ -81,6 +81,7 @@ struct {
 } processes SEC(".maps");
 
 BPFLEET_FAILED_INSERTS(processes);
+BPFLEET_NEW_KEYS(processes);
 
 static const struct faults no_faults;
 static const struct waits no_waits;
@@ -141,7 +142,7 @@ static __always_inline struct waits *current_process(void)
 	struct process key = {.pid = bpf_get_current_pid_tgid() >> 32};
 
 	bpf_get_current_comm(key.comm, sizeof(key.comm));
-	return bpfleet_get_or_make(processes, &key, &no_waits);
+	return bpfleet_get_or_make_lru(processes, &key, &no_waits);
 }
 
 SEC("perf_event")

@@ -36,6 +36,8 @@ struct {
 
 BPFLEET_FAILED_INSERTS(samples);
 BPFLEET_FAILED_INSERTS(cgroups);
+BPFLEET_NEW_KEYS(samples);
+BPFLEET_NEW_KEYS(cgroups);
 
 static const __u64 zero;
 
@@ -55,12 +57,12 @@ int on_sample(void *ctx)
 	kept = bpfleet_keep_stack(ctx, BPF_F_USER_STACK);
 	key.user_stack = kept.stack;
 	key.user_spilled = kept.spilled;
-	count = bpfleet_get_or_make(samples, &key, &zero);
+	count = bpfleet_get_or_make_lru(samples, &key, &zero);
 	if (count)
 		__sync_fetch_and_add(count, 1);
 
 	cgroup = bpf_get_current_cgroup_id();
-	count = bpfleet_get_or_make(cgroups, &cgroup, &zero);
+	count = bpfleet_get_or_make_lru(cgroups, &cgroup, &zero);
 	if (count)
 		__sync_fetch_and_add(count, 1);
 	return 0;

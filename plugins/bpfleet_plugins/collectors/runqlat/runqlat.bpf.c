@@ -43,6 +43,7 @@ struct {
 
 BPFLEET_FAILED_INSERTS(commands);
 BPFLEET_FAILED_INSERTS(cgroups);
+BPFLEET_NEW_KEYS(cgroups);
 
 /* What had been added up for a thread when it last left a CPU */
 struct seen {
@@ -101,7 +102,7 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 	add(bpfleet_get_or_make(commands, &key, &none), ns, runs);
 	if (by_cgroup) {
 		cgroup = bpf_get_current_cgroup_id();
-		add(bpfleet_get_or_make(cgroups, &cgroup, &none), ns, runs);
+		add(bpfleet_get_or_make_lru(cgroups, &cgroup, &none), ns, runs);
 	}
 	return 0;
 }

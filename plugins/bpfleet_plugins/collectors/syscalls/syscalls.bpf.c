@@ -4,7 +4,7 @@
  *
  * A call is counted when it returns; exit and exit_group never do, and are counted when they are made.
  */
-#include <bpfleet/bpfleet.h>
+#include <bpfleet/compat.h>
 
 #define MAX_CALLS 16384 /* commands times the calls that they make */
 #define MAX_ERRORS 8192
@@ -47,15 +47,6 @@
 const volatile __u32 only_pid = 0;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct thread_info___calls {
-	unsigned long flags;
-	__u32 status; /* x86 only */
-};
-
-struct task_struct___calls {
-	struct thread_info___calls thread_info;
-};
 
 struct pt_regs___x86 {
 	unsigned long orig_ax;
@@ -121,20 +112,11 @@ BPFLEET_FAILED_INSERTS(errors);
 static const struct calls no_calls;
 static const __u64 zero;
 
-static __always_inline bool is_32_bit(struct task_struct *task)
-{
-	struct task_struct___calls *seen = (void *)task;
-
-	if (bpf_core_field_exists(seen->thread_info.status))
-		return seen->thread_info.status & 2; /* TS_COMPAT */
-	return seen->thread_info.flags & 1UL << 22; /* arm64's TIF_32BIT */
-}
-
 static __always_inline __u32 number_of(struct task_struct *task, __u32 id)
 {
 	if ((id & ~X32) >= NUMBERS)
 		return NO_CALL;
-	return is_32_bit(task) ? id | COMPAT : id;
+	return bpfleet_is_32_bit(task) ? id | COMPAT : id;
 }
 
 static __always_inline bool never_returns(__u32 nr)

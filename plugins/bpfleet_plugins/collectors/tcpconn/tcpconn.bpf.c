@@ -61,6 +61,8 @@ struct {
 
 BPFLEET_FAILED_INSERTS(connections);
 BPFLEET_FAILED_INSERTS(failures);
+BPFLEET_NEW_KEYS(connections);
+BPFLEET_NEW_KEYS(failures);
 
 static const __u64 zero;
 
@@ -108,7 +110,7 @@ static __always_inline void add(const struct bpfleet_ends *ends, const struct pr
 	/* The service's port: the other one is made up for each connection. */
 	key.port = out ? ends->port : ends->local_port;
 	__builtin_memcpy(key.direction, out ? "out" : "in\0", sizeof(key.direction));
-	count = bpfleet_get_or_make(connections, &key, &zero);
+	count = bpfleet_get_or_make_lru(connections, &key, &zero);
 	if (count)
 		__sync_fetch_and_add(count, 1);
 }
@@ -124,7 +126,7 @@ static __always_inline void add_failure(const struct bpfleet_ends *ends, const s
 	key.pid = process->pid;
 	key.port = ends->port;
 	key.errno = error;
-	count = bpfleet_get_or_make(failures, &key, &zero);
+	count = bpfleet_get_or_make_lru(failures, &key, &zero);
 	if (count)
 		__sync_fetch_and_add(count, 1);
 }

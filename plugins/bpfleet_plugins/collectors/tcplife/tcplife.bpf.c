@@ -59,6 +59,7 @@ struct {
 } lives SEC(".maps");
 
 BPFLEET_FAILED_INSERTS(ended);
+BPFLEET_NEW_KEYS(ended);
 
 static const struct total none;
 
@@ -86,7 +87,7 @@ static __always_inline void tell(struct life *life)
 	key.pid = life->pid;
 	key.port = life->out ? life->ends.port : life->ends.local_port;
 	__builtin_memcpy(key.direction, life->out ? "out" : "in\0", sizeof(key.direction));
-	total = bpfleet_get_or_make(ended, &key, &none);
+	total = bpfleet_get_or_make_lru(ended, &key, &none);
 	if (!total)
 		return;
 	__sync_fetch_and_add(&total->count, 1);

@@ -28,6 +28,7 @@ struct {
 } peers SEC(".maps");
 
 BPFLEET_FAILED_INSERTS(peers);
+BPFLEET_NEW_KEYS(peers);
 
 static const struct sent_again none;
 
@@ -55,7 +56,7 @@ static __always_inline struct sent_again *of(const struct sock_common *common, _
 	key.port = out ? ends.port : ends.local_port;
 	__builtin_memcpy(key.direction, out ? "out" : "in\0", sizeof(key.direction));
 	key.state = state;
-	return bpfleet_get_or_make(peers, &key, &none);
+	return bpfleet_get_or_make_lru(peers, &key, &none);
 }
 
 SEC("tp_btf/tcp_retransmit_skb")
