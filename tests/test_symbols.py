@@ -85,6 +85,18 @@ def test_another_file_of_the_same_name_is_not_taken_for_it(library: Path) -> Non
     assert ElfFiles().get(str(library), inode) is not None
     assert ElfFiles().get(str(library.parent), library.parent.stat().st_ino) is None
     assert ElfFiles().get("/proc/self/mem", 0) is None
+    assert ElfFiles().build_id(str(library), inode + 1) == ""
+    assert ElfFiles().build_id(str(library), inode) == elf(library).build_id != ""
+    assert ElfFiles().build_id(str(library.parent), library.parent.stat().st_ino) == ""
+
+
+def test_files_in_no_stack_cost_no_table(library: Path) -> None:
+    """Of a process's fifty libraries a stack names a few."""
+    files = ElfFiles()
+    assert files.build_id(str(library), library.stat().st_ino)
+    assert files.memory_bytes == 0
+    files.get(str(library), library.stat().st_ino)
+    assert files.memory_bytes > 0
 
 
 def test_files_are_kept_within_bounds(library: Path, tmp_path: Path) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from bpfleet.symbols.table import Addresses, SymbolTable, empty_table
 
-__all__ = ["ElfFile", "ElfFiles", "read_elf"]
+__all__ = ["ElfFile", "ElfFiles", "read_build_id", "read_elf"]
 
 _DEBUG = Path("/usr/lib/debug/.build-id")
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -28,6 +29,9 @@ _SYMBOL = np.dtype(
 _FUNC, _IFUNC = 2, 10
 _MOST_BYTES = 64 << 20
 """Of one table; larger ones are left out."""
+_MOST_BUILD_IDS = 4096
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,33 @@ class _Pieces:
         return form.iter_unpack(self.read(offset, form.size * count))
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What comes before the symbols."""
+
+    segments: tuple[tuple[int, int, int], ...]
+    build_id: str
+    sections: tuple[int, int]
+    """Where their headers are, and how many."""
+
+
 def read_elf(fd: int, *, debug: Path = _DEBUG) -> ElfFile | None:
     """The functions of the file `fd`, or of what `debug` has for its build id; None for another kind."""
     file = _Pieces(fd)
+    head = _head(file)
+    if head is None:
+        return None
+    table = _functions(file, list(file.structs(_SECTION, *head.sections)), head.build_id, debug)
+    return ElfFile(table, head.segments, head.build_id)
+
+
+def read_build_id(fd: int) -> str:
+    """The build id of the file `fd`; "" where it has none, or is of another kind."""
+    head = _head(_Pieces(fd))
+    return head.build_id if head else ""
+
+
+def _head(file: _Pieces) -> _Head | None:
     head = file.read(0, _HEADER.size)
     if head[:6] != b"\x7fELF\x02\x01":
         return None
@@ -80,8 +108,7 @@ def read_elf(fd: int, *, debug: Path = _DEBUG) -> ElfFile | None:
             loaded.append((offset, size, address))
         elif kind == _PT_NOTE:
             build_id = build_id or _build_id(file.read(offset, min(size, 1 << 16)))
-    table = _functions(file, list(file.structs(_SECTION, sections_at, sections)), build_id, debug)
-    return ElfFile(table, tuple(loaded), build_id)
+    return _Head(tuple(loaded), build_id, (sections_at, sections))
 
 
 def _functions(file: _Pieces, sections: list[tuple[int, ...]], build_id: str, debug: Path) -> SymbolTable:
@@ -142,10 +169,22 @@ def _build_id(notes: bytes) -> str:
 class ElfFiles:
     """Files that were read, the last used ones kept: at most `most_files`, and tables of `most_bytes`."""
 
-    def __init__(self, most_files: int = 512, most_bytes: int = 64 << 20) -> None:
+    def __init__(self, most_files: int = 512, most_bytes: int = 32 << 20) -> None:
         self._most_files, self._most_bytes = most_files, most_bytes
         self._kept: OrderedDict[tuple[str, int], ElfFile | None] = OrderedDict()
+        self._build_ids: OrderedDict[tuple[str, int], str] = OrderedDict()
         self.memory_bytes = 0
+
+    def build_id(self, path: str, inode: int) -> str:
+        """That of the file of that path and inode, without its symbols: most files of a process are in no
+        stack."""
+        key = path, inode
+        if key not in self._build_ids:
+            self._build_ids[key] = _open(path, inode, read_build_id) or ""
+            if len(self._build_ids) > _MOST_BUILD_IDS:
+                self._build_ids.popitem(last=False)
+        self._build_ids.move_to_end(key)
+        return self._build_ids[key]
 
     def get(self, path: str, inode: int) -> ElfFile | None:
         """The file of that path and inode; None where we can't read it, or another lies there now."""
@@ -153,7 +192,7 @@ class ElfFiles:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        made = _open(path, inode)
+        made = _open(path, inode, read_elf)
         self._kept[key] = made
         self.memory_bytes += made.table.memory_bytes if made else 0
         while len(self._kept) > 1 and (
@@ -164,7 +203,7 @@ class ElfFiles:
         return made
 
 
-def _open(path: str, inode: int) -> ElfFile | None:
+def _open(path: str, inode: int, read: Callable[[int], T | None]) -> T | None:
     try:
         # Not blocking: what lies there now may be a pipe.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -172,7 +211,7 @@ def _open(path: str, inode: int) -> ElfFile | None:
         return None
     try:
         # A container's file of the same name has another inode.
-        return read_elf(fd) if os.fstat(fd).st_ino == inode else None
+        return read(fd) if os.fstat(fd).st_ino == inode else None
     except OSError:
         return None
     finally:

@@ -71,9 +71,9 @@ class Naming:
             return {}
         mapped = self._processes.mappings(processes)
         for path, inode in {(one.path, one.inode) for there in mapped.values() for one in there}:
-            file = self._files.get(path, inode)
-            if file is not None and file.build_id and len(self._by_build_id) < _MOST_BUILD_IDS:
-                self._by_build_id[file.build_id] = path, inode
+            build_id = self._files.build_id(path, inode)
+            if build_id and len(self._by_build_id) < _MOST_BUILD_IDS:
+                self._by_build_id[build_id] = path, inode
         return mapped
 
     def _names(self, addresses: Addresses, mapped: list[Mapped]) -> list[str]:

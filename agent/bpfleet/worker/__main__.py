@@ -31,6 +31,7 @@ from bpfleet.worker.delivery import Delivery
 from bpfleet.worker.early_drains import EarlyDrains
 from bpfleet.worker.inner_maps import InnerMapOpener
 from bpfleet.worker.ledger import Ledger
+from bpfleet.worker.memory import give_back
 from bpfleet.worker.requests import Requests
 from bpfleet.worker.startup import Startup, Stopped
 from bpfleet.worker.tick import tick
@@ -216,6 +217,7 @@ class Worker:
         self.ledger.used(seq)
         for sink in self.sinks:
             sink.offer(frame)
+        give_back()
 
     def _drain(self) -> int:
         """Let the sinks deliver what waits; returns the records that they could not."""
