@@ -31,7 +31,7 @@ def test_stacks_are_told_as_calls(running: Running, calls: int, record: Record) 
     for row in rows:
         inside = [frame for frame in texts[row["stack"]] if frame.endswith("_[k]")]
         outside = [frame for frame in texts[row["stack"]] if not frame.endswith("_[k]")]
-        assert "do_syscall_64_[k]" in inside
+        assert "do_syscall_64_[k]" in inside, (texts, rows)
         assert "getpgid" in outside[-1]
     record("maps", "stack_trace", "with symbols of kernel and programs")
 
