@@ -7,7 +7,7 @@ from pathlib import Path
 from bpfleet.layout import declared_map
 from bpfleet.plugins import Plugins
 from bpfleet.stores import Received
-from bpfleet.wire import Schema, columns_of
+from bpfleet.wire import Column, Schema, columns_of
 from bpfleet_aggregator.stores.duckdb import DuckdbSettings, DuckdbStore
 from store_records import SECOND, Agent, context, young
 
@@ -24,6 +24,14 @@ def schema_of(collector: str, name: str) -> Schema:
 COUNTS = schema_of("execve", "counts")
 CPU = schema_of("cputime", "processes")
 LATENCY = schema_of("dnslat", "latency")
+LINES = Schema(
+    "bashreadline",
+    "1",
+    "lines",
+    "",
+    (Column("event_number", "key", "u64", None, "event"), Column("pid", "value", "u32", None, "label")),
+)
+"""A map that is drained, as an agent tells of it."""
 
 
 def histogram(**counts: int) -> list[int]:
@@ -41,12 +49,17 @@ def records() -> list[list[Received]]:
             COUNTS, [("sh", sh), ("ls", 10), *new], at, entries=1000, losses={"failed_insert": at - 400}
         )
     for at, sh in ((400, 50), (700, 60), (985, 345)):
-        web2.snapshot(COUNTS, [("sh", sh)], at)
+        # Two entries had no room in a row buffer that is too small.
+        cut = {"failed_insert": 0, "truncated": 2}
+        web2.snapshot(COUNTS, [("sh", sh)], at, entries=3, losses=cut, complete=False)
     for at, ns in ((400, 0), (700, 60), (985, 231)):
         web1.snapshot(CPU, [(1, at * 10**7, "systemd"), (77, ns * SECOND, "nginx")], at)
     for at, n in ((700, 1), (985, 101)):
         web1.snapshot(LATENCY, [("curl", histogram(s10=99 * n, s13=n), 100 * n, 150 * n * 10**6)], at)
         web2.snapshot(LATENCY, [("nginx", histogram(s4=100 * n), 100 * n, 2 * n * 10**6)], at)
+    for at, no_room in ((700, 80), (985, 120)):
+        losses = {"failed_insert": 0, "no_room": no_room, "worker_restart": 12}
+        web1.snapshot(LINES, [(at, 77)], at, method="drain", losses=losses)
     db1.snapshot(COUNTS, [("postgres", 5)], 400)
     web2.gap(7, 9, 986)
     failed = {"what": "this kernel has no tracepoint syscalls:sys_enter_execve", "remedy": "mount tracefs"}

@@ -19,6 +19,7 @@ from msgspec.structs import replace as altered
 from bpfleet.errors import StoreError
 from bpfleet.stores import Received
 from bpfleet.wire import Column
+from clickhouse_older import UPGRADED, upgrade
 from clickhouse_servers import Place, ServerProcess
 from clickhouse_writer import SPOOL, record
 from fleet_records import CALLS, GLOBALS, NOW, received, snapshot
@@ -334,6 +335,12 @@ def test_a_store_that_was_opened_before_takes_over_what_another_added(place: Pla
     old.commit(received([snapshot(grown, [(b"sh", 0, 1, 1, [0] * 6, 0, 6)], seq=4, seconds=23)], first=4))
     found = place.ask("SELECT extra FROM sys_calls_by_comm ORDER BY t1")
     assert [row["extra"] for row in found] == [None, 5, None, 6]
+
+
+def test_a_database_of_an_older_release_gets_the_column_and_keeps_its_rows(place: Place) -> None:
+    upgrade([place])
+    for sql, answer in UPGRADED.items():
+        assert place.ask(sql) == answer
 
 
 def test_tables_that_someone_dropped_are_made_again(place: Place) -> None:

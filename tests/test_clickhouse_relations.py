@@ -218,6 +218,7 @@ def test_agents_tell_of_the_latest_record_and_of_loss(place: Place) -> None:
         "records": 5,
         "gaps": 2,
         "lost": 5,
+        "losses": 3,
     }
     assert (second["agent"], second["version"], second["labels"], second["lost"]) == ("a2", None, "{}", 0)
 

@@ -15,6 +15,7 @@ from bpfleet.errors import ConfigError, StoreError
 from bpfleet.settings import Duration
 from bpfleet_aggregator.stores.clickhouse.server import rows_of
 from clickhouse_cluster import Cluster, eventually, places_of, running, same_everywhere, some, within
+from clickhouse_older import UPGRADED, upgrade
 from clickhouse_servers import Place
 from clickhouse_writer import SPOOL
 from fleet_records import GLOBALS, NOW, gap, origin, received, snapshot, status
@@ -256,3 +257,10 @@ def test_a_new_replica_that_was_given_the_definitions_has_all(pair: list[Place])
     late.commit(some(21, 40))
     same_everywhere(pair, 40)
     assert late.marks([SPOOL]) == [40]
+
+
+def test_a_database_of_an_older_release_gets_the_column_on_all_replicas(pair: list[Place]) -> None:
+    upgrade(pair[:1])  # the table of the other is a replica
+    for place in pair:
+        for sql, answer in UPGRADED.items():
+            eventually(place, sql, answer)

@@ -14,6 +14,7 @@ from bpfleet.plugins import Plugins
 from bpfleet.settings import Duration
 from bpfleet.stores import StoreContext
 from clickhouse_cluster import Cluster, places_of, running, within
+from clickhouse_older import UPGRADED, upgrade
 from clickhouse_servers import Place
 from fleet_records import CALLS, GLOBALS, origin, received, snapshot
 from test_clickhouse_delivery import schemas
@@ -150,3 +151,10 @@ def test_days_go_from_every_shard_also_those_that_only_another_one_has(halves: l
     store.maintain()
     for place in halves:
         assert place.ask("SELECT count(*) AS n FROM sys_calls_bss WHERE agent LIKE 'agent%'") == [{"n": 0}]
+
+
+def test_a_database_of_an_older_release_gets_the_column_on_all_shards(halves: list[Place]) -> None:
+    upgrade(halves)
+    for place in halves:
+        for sql, answer in UPGRADED.items():
+            assert place.ask(sql) == answer

@@ -28,8 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(state / "duckdb")
 
 
-def test_the_page_has_ten_questions() -> None:
-    assert len(QUESTIONS) == 10
+def test_the_page_has_eleven_questions() -> None:
+    assert len(QUESTIONS) == 11
 
 
 @pytest.mark.parametrize(("sql", "shown"), [q[1:] for q in QUESTIONS], ids=[q[0] for q in QUESTIONS])

@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, Decimal | int) else value
 
 
-def test_the_ten_questions_have_the_same_answers(
+def test_the_eleven_questions_have_the_same_answers(
     place: Place, embedded: StoreReader, fleet: list[list[Received]]
 ) -> None:
     store = place.store()

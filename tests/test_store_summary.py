@@ -1,4 +1,4 @@
-"""`agents` and `collectors` are answered from summaries of the partitions, and are what the records say."""
+"""`agents`, `collectors`, `losses` come from summaries of the partitions, and are what the records say."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from bpfleet.settings import Duration
 from bpfleet.stores import Received
 from bpfleet.wire import Gap, Origin, Snapshot, Status
 from bpfleet_aggregator.stores.duckdb import DuckdbSettings, DuckdbStore, open_reader
+from bpfleet_aggregator.stores.duckdb.tables import SUMMARIES
+from format_1 import KINDS as KEPT
+from format_1 import make_format_1
 from store_records import COUNTS, EPOCH, SECOND, Agent, context
 
 KEEP = DuckdbSettings(retention=Duration(10**9))
@@ -66,7 +69,24 @@ def agents_of(stored: Sequence[Received]) -> dict[str, tuple[Any, ...]]:
             sum(gap[3] for gap in gaps),
             software.get("version"),
             software.get("kernel"),
+            sum(count for key, (count, _) in losses_of(stored).items() if key[0] == agent),
         )
+    return found
+
+
+def losses_of(stored: Sequence[Received]) -> dict[tuple[Any, ...], tuple[int, int]]:
+    """By agent, boot and reason: how many, and when the count last grew (Unix time, µs)."""
+    found: dict[tuple[Any, ...], tuple[int, int]] = {}
+    shots = [one.record for one in stored if isinstance(one.record, Snapshot)]
+    for shot in sorted(shots, key=lambda one: one.t1 + one.wall_offset):
+        moment = (shot.t1 + shot.wall_offset) // 1000
+        for reason, count in shot.losses.items():
+            key = shot.origin.agent, shot.origin.boot, reason
+            before, _ = found.get(key, (0, 0))
+            if reason == "truncated" and count:
+                found[key] = before + count, moment
+            elif count > before:
+                found[key] = count, moment
     return found
 
 
@@ -77,13 +97,24 @@ def collectors_of(stored: Sequence[Received]) -> list[tuple[Any, ...]]:
         if told:
             last = max(told, key=order)
             found += [
-                (agent, last.record.origin.host, one["name"], one["state"], last.at // 1000)
+                (
+                    agent,
+                    last.record.origin.host,
+                    one["name"],
+                    one["state"],
+                    last.at // 1000,
+                    sum(
+                        count
+                        for key, (count, _) in losses_of(stored).items()
+                        if key[0] == agent and one["name"] == "execve"
+                    ),
+                )
                 for one in last.record.body["collectors"]  # type: ignore[union-attr]
             ]
     return sorted(found)
 
 
-def as_stored(folder: Path) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
+def as_stored(folder: Path) -> tuple[Any, ...]:
     agents = {
         one["agent"]: (
             one["host"],
@@ -97,14 +128,26 @@ def as_stored(folder: Path) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any,
             one["lost"],
             one["version"],
             one["kernel"],
+            one["losses"],
         )
         for one in ask(folder, "SELECT * FROM agents")
     }
     collectors = [
-        (one["agent"], one["host"], one["collector"], one["state"], micros(one["last_seen"]))
+        (
+            one["agent"],
+            one["host"],
+            one["collector"],
+            one["state"],
+            micros(one["last_seen"]),
+            one["losses"],
+        )
         for one in ask(folder, "SELECT * FROM collectors")
     ]
-    return agents, sorted(collectors)
+    losses = {
+        (one["agent"], one["boot"], one["reason"]): (one["count"], micros(one["time"]))
+        for one in ask(folder, "SELECT * FROM losses")
+    }
+    return agents, sorted(collectors), losses
 
 
 # ---- any records in any partitions
@@ -122,15 +165,18 @@ BODIES = [
         "labels": {},
     },
 ]
+LOSSES = st.fixed_dictionaries(
+    {}, optional={name: st.integers(0, 3) for name in ("failed_insert", "lost", "truncated")}
+)
 KINDS = st.one_of(
-    st.tuples(st.just("snapshot"), st.integers(-3, 3)),
+    st.tuples(st.just("snapshot"), st.tuples(st.integers(-3, 3), LOSSES)),
     st.tuples(st.just("gap"), st.integers(1, 2)),
     st.tuples(st.just("status"), st.integers(0, len(BODIES) - 1)),
 )
 RECORDS = st.tuples(
     st.sampled_from(ORIGINS), st.sampled_from(["s1", "s2"]), KINDS, st.integers(0, 4), st.integers(0, 2)
 )
-STEPS = st.lists(st.one_of(RECORDS, st.sampled_from(["close", "reopen", "forget"])), max_size=25)
+STEPS = st.lists(st.one_of(RECORDS, st.sampled_from(["close", "reopen", "forget", "older"])), max_size=25)
 
 
 def made(step: Any, seq: int) -> Received:
@@ -140,7 +186,8 @@ def made(step: Any, seq: int) -> Received:
     if kind == "snapshot":
         agent = Agent(origin.agent, origin.host, origin.boot, origin.run)
         record = agent.snapshot(COUNTS, [("sh", 1)], t1).record  # type: ignore[assignment]
-        record = altered(record, seq=seq, wall_offset=EPOCH + value * 1000_000)
+        offset, losses = value
+        record = altered(record, seq=seq, wall_offset=EPOCH + offset * 1000_000, losses=losses)
     elif kind == "gap":
         record = Gap(
             origin=origin,
@@ -169,15 +216,18 @@ def test_answers_are_what_the_records_say_however_they_lie_in_partitions(steps: 
             for step in steps:
                 if step == "close":
                     store._begin()
-                elif step in ("reopen", "forget"):
+                elif step in ("reopen", "forget", "older"):
                     store.close()
                     if step == "forget":
                         forget_summaries(folder)
+                    if step == "older":
+                        make_format_1(folder)
+                        stored = [as_kept_by_format_1(one) for one in stored]
                     store = DuckdbStore(KEEP, context(folder))
                 else:
                     stored.append(made(step, len(stored) + 1))
                     store.commit([stored[-1]])
-            wanted = agents_of(stored), collectors_of(stored)
+            wanted = agents_of(stored), collectors_of(stored), losses_of(stored)
             assert as_stored(folder) == wanted
             # With all summaries that were missing, and with none but those of closed ones.
             for _ in range(len(steps)):
@@ -189,12 +239,19 @@ def test_answers_are_what_the_records_say_however_they_lie_in_partitions(steps: 
         assert as_stored(folder) == wanted, "read without an aggregator"
 
 
+def as_kept_by_format_1(one: Received) -> Received:
+    if not isinstance(one.record, Snapshot):
+        return one
+    losses = {kind: count for kind, count in one.record.losses.items() if kind in KEPT}
+    return altered(one, record=altered(one.record, losses=losses))
+
+
 def forget_summaries(folder: Path) -> None:
     """As a writer leaves a partition that was killed just then, or one of an older release."""
     for path in (folder / "duckdb").glob("*.duckdb"):
         database = duckdb.connect(str(path))
-        database.execute("DROP TABLE IF EXISTS agents_1")
-        database.execute("DROP TABLE IF EXISTS collectors_1")
+        for table in SUMMARIES:
+            database.execute(f"DROP TABLE IF EXISTS {table}")
         database.close()
 
 
@@ -210,9 +267,9 @@ def test_records_of_closed_partitions_are_not_read(tmp_path: Path) -> None:
     store, agent = DuckdbStore(KEEP, context(tmp_path)), Agent()
     try:
         for at in range(1, 4):
-            store.commit([agent.snapshot(COUNTS, [("sh", at)], at), agent.status(at)])
+            store.commit([agent.snapshot(COUNTS, [("sh", at)], at, losses={"lost": at}), agent.status(at)])
             store._begin()
-        for relation in ("agents", "collectors"):
+        for relation in ("agents", "collectors", "losses"):
             shown = plan(tmp_path, relation)
             for number in (1, 2, 3):
                 assert f"p{number}.main.snapshots" not in shown

@@ -14,13 +14,32 @@ from msgspec.structs import replace as altered
 
 from bpfleet.plugins import Plugins
 from bpfleet.stores import Received, Store, StoreContext, StoreReader
-from bpfleet.wire import Column
+from bpfleet.wire import Column, Snapshot, Status
 from clickhouse_servers import Place
 from fleet_records import CALLS, EVENTS, GLOBALS, KINDS, gap, origin, received, snapshot, status, wild_history
 
 GROWN = replace(
     CALLS, version="2", columns=(*CALLS.columns, Column("more", "value", "u16", None, "counter")), id=""
 )
+
+
+def losing() -> list[Snapshot | Status]:
+    """An agent that tells of every sort of loss."""
+    who, odd = origin("a5"), {'we "say" \\ so\n': 1, "": 2, "é": 3}
+    losses = {"cut_text": 1, "truncated": 3, "failed_insert": 9}
+    return [
+        snapshot(EVENTS, [], seq=1, seconds=50, origin=who, losses={"lost": 0, "failed_insert": 0}),
+        snapshot(EVENTS, [(1, 7, b"a")], seq=2, seconds=51, origin=who, losses={"lost": 4, "no_room": 2}),
+        snapshot(EVENTS, [(2, 7, b"a")], seq=3, seconds=52, origin=who, losses={"lost": 4, "no_room": 5}),
+        snapshot(EVENTS, [], seq=4, seconds=53, origin=who, losses={"lost": 4, "no_room": 5, **odd}),
+        snapshot(EVENTS, [], seq=5, seconds=70, origin=who, generation=60 * 10**9, losses={"lost": 1}),
+        *(
+            snapshot(GLOBALS, [], seq=6 + part, seconds=71, origin=who, part=part, parts=2, losses=losses)
+            for part in range(2)
+        ),
+        snapshot(GLOBALS, [], seq=8, seconds=72, origin=who, losses={"truncated": 2, "failed_insert": 9}),
+        status(9, 73, who, collectors=[{"name": "sys.calls", "state": "running"}]),
+    ]
 
 
 def fleet() -> list[Received]:
@@ -51,6 +70,7 @@ def fleet() -> list[Received]:
             ],
             spool="events",
         ),
+        *received(losing(), spool="losing"),
     ]
 
 
@@ -73,6 +93,7 @@ RELATIONS = [
     "sys_calls_bss",
     "sys_calls_bss_rate",
     "agents",
+    "losses",
     "collectors",
     "snapshots",
     "gaps",
@@ -121,6 +142,9 @@ QUESTIONS = [
     "SELECT agent, clock_offset_s > 100 AS late FROM agents WHERE clock_offset_s IS NOT NULL ORDER BY agent",
     "SELECT count(*) AS n FROM sys_calls_by_comm WHERE more IS NULL",
     "SELECT reason, sum(count) AS n FROM gaps GROUP BY reason ORDER BY reason",
+    "SELECT reason, sum(count) AS n FROM losses GROUP BY reason ORDER BY reason",
+    "SELECT agent, losses FROM agents ORDER BY agent",
+    "SELECT losses, count(*) AS n FROM snapshots WHERE losses IS NOT NULL GROUP BY losses ORDER BY losses",
 ]
 
 
@@ -138,6 +162,24 @@ def test_questions_that_people_ask_have_the_same_answers(
             for value, expected in zip(row.values(), plain, strict=True):
                 near = isinstance(expected, float)
                 assert value == (pytest.approx(expected, rel=1e-14) if near else expected), sql
+
+
+def test_losses_of_all_kinds_are_told_by_both(place: Place, embedded: tuple[Store, StoreReader]) -> None:
+    place.store().commit(fleet())
+    sql = "SELECT relation, reason, sum(count) AS n FROM losses WHERE agent = 'a5' GROUP BY relation, reason"
+    for found in (place.ask(sql), embedded[1].query(sql).read_all().to_pylist()):
+        assert {(row["relation"], row["reason"]): int(row["n"]) for row in found} == {
+            ("sys_calls_opened", "lost"): 4 + 1,
+            ("sys_calls_opened", "no_room"): 5,
+            ("sys_calls_opened", 'we \\"say\\" \\\\ so\\n'): 1,
+            ("sys_calls_opened", ""): 2,
+            ("sys_calls_opened", "é"): 3,
+            ("sys_calls_bss", "truncated"): 3 + 2,
+            ("sys_calls_bss", "cut_text"): 1,
+            ("sys_calls_bss", "failed_insert"): 9,
+        }
+    (total,) = place.ask("SELECT losses FROM collectors WHERE agent = 'a5'")
+    assert total == {"losses": 31}
 
 
 def test_parameters_are_given_alike(place: Place, embedded: tuple[Store, StoreReader]) -> None:

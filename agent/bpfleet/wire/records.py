@@ -206,7 +206,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """Entries met in the map (all parts together)."""
     max_entries: int
     losses: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """Counts by reason: truncated of this read, all others since the program was loaded (docs/wire.md)."""
+    """Counts by reason: truncated, not_decoded and cut_text of this read, all others since the program was
+    loaded (docs/wire.md)."""
     part: int = 0
     parts: int = 1
 

@@ -19,7 +19,7 @@ __all__ = ["FIXED", "OWN", "Field", "Placement", "Recorded", "Relation", "Relati
 
 FIXED = ("time", "agent", "host", "boot", "run", "generation", "t1", "seq", "row")
 """The columns that every map's relation begins with; a field of such a name has its part in front."""
-OWN = ("agents", "collectors", "snapshots", "gaps", "statuses", "schemas")
+OWN = ("agents", "collectors", "losses", "snapshots", "gaps", "statuses", "schemas")
 """Relations that are no map's."""
 RATE_FIXED = ("time", "agent", "host", "t1", "seconds", "since")
 """The columns that every rate relation begins with."""

@@ -15,6 +15,7 @@ from bpfleet_aggregator.stores.arrow_columns import arrow_column, column_bytes, 
 from bpfleet_aggregator.stores.clickhouse.dialect import Dialect
 from bpfleet_aggregator.stores.clickhouse.native import InsertColumn
 from bpfleet_aggregator.stores.clickhouse.tables import Columns
+from bpfleet_aggregator.stores.losses import losses_text
 from bpfleet_aggregator.stores.relations import Placement
 
 __all__ = ["collectors", "first_row", "gaps", "rows", "snapshots", "statuses"]
@@ -94,6 +95,7 @@ _SNAPSHOT: Members = {
     "complete": lambda one: int(one.record.complete),  # type: ignore[union-attr]
     "failed_insert": lambda one: one.record.losses.get("failed_insert"),  # type: ignore[union-attr]
     "truncated": lambda one: one.record.losses.get("truncated"),  # type: ignore[union-attr]
+    "losses": lambda one: losses_text(one.record.losses),  # type: ignore[union-attr]
     "Size": lambda one: one.size,
 }
 _GAP: Members = {

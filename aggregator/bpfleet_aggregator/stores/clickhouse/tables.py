@@ -76,6 +76,7 @@ _OWN: Mapping[str, Columns] = {
         "method": "word",
         "failed_insert": "Nullable(UInt64)",
         "truncated": "Nullable(UInt64)",
+        "losses": "Nullable(String)",  # of all kinds (`stores.losses`); NULL in rows of older releases
         "Size": "UInt32",
         **_DELIVERY,
     },

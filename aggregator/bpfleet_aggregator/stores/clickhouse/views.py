@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bpfleet_aggregator.stores.clickhouse.dialect import Dialect
 from bpfleet_aggregator.stores.clickhouse.literals import quoted, text
 from bpfleet_aggregator.stores.clickhouse.tables import COLLECTORS, GAPS, SNAPSHOTS, STATUSES, Tables
+from bpfleet_aggregator.stores.losses import COUNTS, OF_A_READ, REASONS
 from bpfleet_aggregator.stores.relations import FIXED, Field, Placement, Relation
 
 __all__ = ["field_expressions", "marker", "own_views", "relation_view"]
@@ -44,6 +45,17 @@ def relation_view(relation: Relation, placements: Iterable[Placement], tables: T
     return f"SELECT {', '.join(columns)} FROM {tables.data(f'Rows_{relation.name}')} FINAL"
 
 
+_KEPT_BEFORE = ", ".join(
+    f"if(ifNull({kind}, 0) > 0, concat('\"{kind}\":', toString(assumeNotNull({kind}))), '')"
+    for kind in ("failed_insert", "truncated")
+)
+_LOSSES = (
+    "if(isNull(losses) AND (failed_insert > 0 OR truncated > 0), concat('{',"
+    f" arrayStringConcat(arrayFilter(one -> one != '', [{_KEPT_BEFORE}]), ','), '}}'), losses)"
+)
+"""What a snapshot says is lost; one of an older release kept two kinds, in their own columns."""
+
+
 def own_views(tables: Tables, dialect: Dialect, schemas: str) -> dict[str, str]:
     """The relations that are no map's, by name; `schemas` selects the registry."""
     shots, gaps, statuses, collectors = (
@@ -54,10 +66,12 @@ def own_views(tables: Tables, dialect: Dialect, schemas: str) -> dict[str, str]:
     each_gap = f"SELECT {told}, min(time) AS told_at FROM {gaps} GROUP BY {told}"
     return {
         "agents": _agents(shots, statuses, gaps, each_gap, dialect),
-        "collectors": _collectors(statuses, collectors, "GLOBAL IN" if tables.is_spread else "IN"),
+        "collectors": _collectors(shots, statuses, collectors, "GLOBAL IN" if tables.is_spread else "IN"),
+        "losses": _losses(shots),
         "snapshots": f"SELECT agent, host, collector, `map`, relation, time, t0, t1, seq, part, parts,"
         " `rows`, entries,"
-        " max_entries, complete, method, failed_insert, truncated, `Spool` AS spool, `SpoolSeq` AS spool_seq,"
+        f" max_entries, complete, method, failed_insert, truncated, {_LOSSES} AS losses,"
+        " `Spool` AS spool, `SpoolSeq` AS spool_seq,"
         f" `Received` AS received, boot, run, generation, `Schema` AS `schema` FROM {shots}",
         "gaps": "SELECT agent, host, told_at AS time, `first`, `last`, `count`, reason, sink, boot, run"
         f" FROM ({each_gap})",
@@ -90,7 +104,7 @@ def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialec
         for name in ("version", "kernel", "labels")
     )
     latest = f"{version} AS version, {kernel} AS kernel, ifNull({labels}, '{{}}') AS labels"
-    return (
+    known = (
         "SELECT agent, argMax(host, (`Received`, seq)) AS host, min(`Received`) AS first_seen,"
         " max(`Received`) AS last_seen, argMax(boot, (`Received`, seq)) AS boot,"
         f" argMax(run, (`Received`, seq)) AS run, {latest},"
@@ -99,15 +113,57 @@ def _agents(shots: str, statuses: str, gaps: str, each_gap: str, dialect: Dialec
         " countIf(kind != 'loss') AS records, countIf(kind = 'loss') AS gaps, sum(missing) AS lost"
         f" FROM ({records}) GROUP BY agent"
     )
+    columns = (
+        "agent, host, first_seen, last_seen, boot, run, version, kernel, labels, clock_offset_s, records,"
+        " gaps, lost"
+    )
+    return _with_losses(known, columns, "agent", shots)
 
 
-def _collectors(statuses: str, collectors: str, is_in: str) -> str:
+def _collectors(shots: str, statuses: str, collectors: str, is_in: str) -> str:
     """What the latest status of each agent says."""
     newest = (
         f"SELECT agent, argMax((boot, run, seq), (`Received`, seq)) AS status FROM {statuses} GROUP BY agent"
     )
-    return (
-        "SELECT agent, host, collector, version, state, error, remedy, generation, interval_s,"
-        f" `Received` AS last_seen FROM {collectors} WHERE (agent, boot, run, seq) {is_in}"
+    columns = "agent, host, collector, version, state, error, remedy, generation, interval_s"
+    known = (
+        f"SELECT {columns}, `Received` AS last_seen FROM {collectors} WHERE (agent, boot, run, seq) {is_in}"
         f" (SELECT agent, status.1, status.2, status.3 FROM ({newest}))"
+    )
+    return _with_losses(known, f"{columns}, last_seen", "agent, collector", shots)
+
+
+def _with_losses(known: str, columns: str, key: str, shots: str) -> str:
+    """What is known of each key, and how many losses of all kinds."""
+    return (
+        f"SELECT {columns}, ifNull(told, 0) AS losses FROM ({known}) AS known ANY LEFT JOIN"
+        f" (SELECT {key}, sum(`count`) AS told FROM ({_losses(shots)}) GROUP BY {key}) AS found USING ({key})"
+    )
+
+
+def _losses(shots: str) -> str:
+    """The losses of each map and reason, added up as `stores.losses` says."""
+    load = "agent, boot, generation, collector, `map`, relation"
+    # Few, so that what follows is for few; a read of parts says the same in each.
+    texts = (
+        f"SELECT {load}, run, {_LOSSES} AS told, argMax(host, time) AS on_host, min(time) AS began,"
+        f" max(time) AS ended, uniqExact(`Read`) AS reads FROM {shots} WHERE isNotNull(told)"
+        f" GROUP BY {load}, run, told"
+    )
+    reasons, numbers = (f"extractAll(assumeNotNull(told), {text(one)})" for one in (REASONS, COUNTS))
+    kinds = (
+        f"SELECT {load}, on_host, began, ended, reads, reason, toUInt64(number) AS counted FROM ({texts})"
+        f" ARRAY JOIN {reasons} AS reason, {numbers} AS number"
+    )
+    # The same count may be in several texts: then it did not grow with the later ones.
+    counts = (
+        f"SELECT {load}, reason, counted, argMax(on_host, ended) AS of_host, min(began) AS grew,"
+        f" max(ended) AS seen, sum(reads) AS times FROM ({kinds}) GROUP BY {load}, reason, counted"
+    )
+    of_a_read = f"reason IN ({', '.join(map(text, OF_A_READ))})"
+    return (
+        "SELECT agent, argMax(of_host, seen) AS host, collector, `map`, relation, reason,"
+        f" if({of_a_read}, sum(counted * times), max(counted)) AS `count`,"
+        f" if({of_a_read}, max(seen), argMax(grew, counted)) AS time, boot, generation"
+        f" FROM ({counts}) GROUP BY {load}, reason"
     )

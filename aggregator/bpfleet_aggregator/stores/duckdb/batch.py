@@ -15,6 +15,7 @@ from bpfleet.wire import Gap, Snapshot, Status
 from bpfleet_aggregator.stores.arrow_columns import arrow_column, column_bytes, key_rest
 from bpfleet_aggregator.stores.duckdb.streams import Link
 from bpfleet_aggregator.stores.duckdb.tables import ARROW, GAPS, REST, SNAPSHOTS, STATUSES, data_table
+from bpfleet_aggregator.stores.losses import losses_text
 from bpfleet_aggregator.stores.placing import micros
 from bpfleet_aggregator.stores.relations import Placement
 
@@ -129,6 +130,7 @@ def _snapshot(one: Placed) -> tuple[Any, ...]:
         received.spool,
         received.seq,
         micros(received.at),
+        losses_text(losses),
     )
 
 

@@ -33,7 +33,14 @@ from bpfleet_aggregator.stores.relations import Recorded, Relations
 
 __all__ = ["Partition", "Partitions"]
 
-_FORMAT = 1
+_FORMAT = 2
+"""Of what is begun. Files of format 1 are read as they are, and take no more records."""
+_BEFORE_LOSSES = 1
+_LOSSES_BEFORE = (
+    "'{' || nullif(concat_ws(',', CASE WHEN failed_insert > 0 THEN '\"failed_insert\":' || failed_insert END,"
+    " CASE WHEN truncated > 0 THEN '\"truncated\":' || truncated END), '') || '}'"
+)
+"""All that a snapshot of format 1 says is lost, as the column `losses` has it."""
 
 
 @dataclass(slots=True)
@@ -44,6 +51,7 @@ class Partition:
     path: Path
     began: int = 0
     """Unix time in ns."""
+    form: int = _FORMAT
     tables: set[str] = field(default_factory=set)
     is_empty: bool = True
     """Whether it has no record yet."""
@@ -57,8 +65,18 @@ class Partition:
 
     @property
     def is_summed_up(self) -> bool:
-        """Whether it has its summary, and so takes no more records."""
-        return SUMMARIES[0] in self.tables
+        """Whether it has all its summaries."""
+        return self.tables.issuperset(SUMMARIES)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether records may be added: not where a summary (also one of an older release) would be wrong."""
+        return self.form == _FORMAT and self.tables.isdisjoint(SUMMARIES)
+
+    def records(self, table: str) -> str:
+        """What selects all rows of a table, in the columns of this release."""
+        lacking = table == "snapshots" and self.form == _BEFORE_LOSSES
+        return f"SELECT *{f', {_LOSSES_BEFORE} AS losses' if lacking else ''} FROM {self.alias}.{table}"
 
 
 class Partitions:
@@ -108,7 +126,7 @@ class Partitions:
                 continue
             if whole:
                 self.all.append(partition)
-                self.can_go_on = is_last and not partition.is_summed_up
+                self.can_go_on = is_last and partition.takes_more
                 continue
             engine.detach(self._connection, partition.alias)
             if self._writable:
@@ -143,10 +161,10 @@ class Partitions:
         made = self._connection.execute(f"SELECT format, began FROM {alias}.partition").fetchall()
         if not made:
             return False
-        ((form, partition.began),) = made
-        if form != _FORMAT:
+        ((partition.form, partition.began),) = made
+        if partition.form not in (_BEFORE_LOSSES, _FORMAT):
             raise StoreError(
-                f"the partition is of format {form}, this release writes {_FORMAT}",
+                f"the partition is of format {partition.form}, this release writes {_FORMAT}",
                 where=str(partition.path),
                 remedy="use the release that wrote it, or give the store another path",
             )

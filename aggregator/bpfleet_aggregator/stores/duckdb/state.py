@@ -9,9 +9,10 @@ from bpfleet_aggregator.stores.duckdb.partitions import Partition
 from bpfleet_aggregator.stores.duckdb.streams import Streams
 from bpfleet_aggregator.stores.duckdb.tables import arrow_table
 
-__all__ = ["Marks", "State"]
+__all__ = ["SHIFT", "Marks", "State"]
 
-_SHIFT = 32
+SHIFT = 32
+"""A number of a snapshot, shifted so far, is that of the partition that it was stored in."""
 
 Marks = dict[tuple[str, str], int]
 """The highest durable seq of each (agent, spool)."""
@@ -28,7 +29,7 @@ class State:
 
     def begin(self, partition: Partition) -> None:
         """The partition is new: its numbers are above those of all before."""
-        self.next_snapshot = partition.number << _SHIFT
+        self.next_snapshot = partition.number << SHIFT
         self.next_row = 0
 
     def load(self, connection: duckdb.DuckDBPyConnection, partition: Partition) -> None:
@@ -42,7 +43,7 @@ class State:
         snapshot, row = connection.execute(
             f"""SELECT max(snapshot), max(base + "rows") FROM {newest}.snapshots"""
         ).fetchall()[0]
-        self.next_snapshot = snapshot + 1 if snapshot is not None else partition.number << _SHIFT
+        self.next_snapshot = snapshot + 1 if snapshot is not None else partition.number << SHIFT
         self.next_row = max(row or 0, 0)
 
     def carried(self, since: int) -> dict[str, pa.Table]:

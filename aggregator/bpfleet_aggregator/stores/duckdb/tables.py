@@ -66,6 +66,7 @@ SNAPSHOTS = {
     "spool": _TEXT,
     "spool_seq": _U64,
     "received": _TIME,
+    "losses": _TEXT,  # of all kinds (`stores.losses`); since format 2
 }
 GAPS = {
     "time": _TIME,  # when it was received
@@ -131,7 +132,7 @@ ARROW = {
     "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
 }
 """The Arrow type of each of these."""
-SUMMARIES = "agents_1", "collectors_1"
+SUMMARIES = "agents_1", "collectors_1", "losses_1"
 """Of a partition that takes no more: `summary.py`. Another definition needs another number."""
 REST = "_rest"
 """Of keys that are text: `key_rest`."""

@@ -13,7 +13,7 @@ import duckdb
 from bpfleet_aggregator.stores.duckdb.engine import quoted, text
 from bpfleet_aggregator.stores.duckdb.partitions import Partition
 from bpfleet_aggregator.stores.duckdb.rate_view import rate_view
-from bpfleet_aggregator.stores.duckdb.summary import agents_view, collectors_view
+from bpfleet_aggregator.stores.duckdb.summary import agents_view, collectors_view, losses_view
 from bpfleet_aggregator.stores.duckdb.tables import data_table, duckdb_type
 from bpfleet_aggregator.stores.relations import Placement, Relations
 
@@ -21,7 +21,8 @@ __all__ = ["Views"]
 
 SNAPSHOT_COLUMNS = (
     "agent, host, collector, map, relation, time, t0, t1, seq, part, parts, rows, entries, max_entries, "
-    "complete, method, failed_insert, truncated, spool, spool_seq, received, boot, run, generation, schema"
+    "complete, method, failed_insert, truncated, losses, spool, spool_seq, received, boot, run, generation, "
+    "schema"
 )
 
 
@@ -47,7 +48,7 @@ class Views:
 
 def _views(partitions: Sequence[Partition], relations: Relations) -> Iterable[tuple[str, str]]:
     for table in ("snapshots", "gaps", "statuses", "schemas"):
-        yield f"store.{table}", _union(f"SELECT * FROM {one.alias}.{table}" for one in partitions)
+        yield f"store.{table}", _union(one.records(table) for one in partitions)
     yield "snapshots", f"SELECT {SNAPSHOT_COLUMNS} FROM store.snapshots"
     # Two gaps that differ in nothing but seq and t1 are a repeat.
     yield (
@@ -57,6 +58,7 @@ def _views(partitions: Sequence[Partition], relations: Relations) -> Iterable[tu
     )
     yield "statuses", "SELECT agent, host, time, seq, body, boot, run, t1, received FROM store.statuses"
     yield "schemas", "SELECT DISTINCT * FROM store.schemas"
+    yield "losses", losses_view(partitions)
     yield "agents", agents_view(partitions)
     yield "collectors", collectors_view(partitions)
     placements: dict[str, list[Placement]] = {}
