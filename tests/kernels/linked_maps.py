@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["LINKED", "STACK_WORDS"]
 
 _HEAD = """#include <bpfleet/bpfleet.h>
+#include <asm/unistd.h>
 
 const volatile __u32 pid = 0;
 """
@@ -36,13 +37,14 @@ struct {
 	__uint(value_size, 127 * 8);
 } stacks SEC(".maps");
 
-SEC("tracepoint/syscalls/sys_enter_getpgid")
-int on_getpgid(void *ctx)
+/* Not the system call's own tracepoint: before Linux 6.12 there is no kernel stack at one. */
+SEC("raw_tp/sys_enter")
+int on_getpgid(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct key key = { .tgid = bpf_get_current_pid_tgid() >> 32 };
 	__u64 none = 0, *count;
 
-	if (key.tgid != pid)
+	if (key.tgid != pid || ctx->args[1] != __NR_getpgid)
 		return 0;
 	key.kernel_stack = bpfleet_stack_id(ctx, stacks, 0);
 	key.user_stack = bpfleet_stack_id(ctx, stacks, BPF_F_USER_STACK);

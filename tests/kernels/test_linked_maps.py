@@ -31,8 +31,11 @@ def test_stacks_are_told_as_calls(running: Running, calls: int, record: Record) 
     for row in rows:
         inside = [frame for frame in texts[row["stack"]] if frame.endswith("_[k]")]
         outside = [frame for frame in texts[row["stack"]] if not frame.endswith("_[k]")]
-        assert "do_syscall_64_[k]" in inside, (texts, rows)
-        assert "getpgid" in outside[-1]
+        assert "do_syscall_64_[k]" in inside
+        # A machine's tests run under a chroot, and 6.1 tells files by their paths from above it, where nobody
+        # can read them: then there is the file's name, and the offset.
+        by_offset = kernel_version() < (6, 12) and outside[-1].startswith("[libc.so.6+0x")
+        assert "getpgid" in outside[-1] or by_offset
     record("maps", "stack_trace", "with symbols of kernel and programs")
 
 
