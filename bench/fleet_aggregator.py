@@ -13,7 +13,7 @@ from types import TracebackType
 
 import zmq
 
-from bench.processes import pss, ticks_ns
+from bench.processes import family, pss, ticks_ns
 from bpfleet.keys import KeyPair, write_pair
 
 __all__ = ["StartedAggregator", "Usage", "key_pairs"]
@@ -100,15 +100,20 @@ class StartedAggregator:
         self._pump.wait(20)
 
 
+def _cpu(pid: int) -> int:
+    """ns; 0 for no process."""
+    return sum(map(ticks_ns, family(pid))) if pid else 0
+
+
 class Usage:
-    """CPU and memory of one process, which may be followed by another."""
+    """CPU and memory of one process and its shards, which may be followed by another."""
 
     def __init__(self, pid: int) -> None:
         self._begin(pid)
         self._memory: list[int] = []
 
     def _begin(self, pid: int) -> None:
-        self._pid, self._cpu, self._at = pid, ticks_ns(pid) if pid else 0, os.times().elapsed
+        self._pid, self._cpu, self._at = pid, _cpu(pid), os.times().elapsed
 
     def follow(self, pid: int) -> None:
         """From now on this process."""
@@ -116,13 +121,13 @@ class Usage:
 
     def look(self) -> None:
         """Take its memory now."""
-        if self._pid and (memory := pss(self._pid)):
+        if self._pid and (memory := sum(map(pss, family(self._pid)))):
             self._memory.append(memory >> 20)
 
     def __str__(self) -> str:
         if not self._pid or not self._memory:
             return "aggregator: not measured"
-        used = (ticks_ns(self._pid) - self._cpu) / 1e9 / (os.times().elapsed - self._at)
+        used = (_cpu(self._pid) - self._cpu) / 1e9 / (os.times().elapsed - self._at)
         every = max(1, len(self._memory) // 12)
         memory = " ".join(map(str, self._memory[::every]))
         return (
