@@ -64,6 +64,9 @@ COMPARED = (
     Compared("exit", "exit", "on_exit", "exitsnoop", "load {n} 0", 300),
     Compared("tcplife", "change of state", "on_state", "tcplife", "events connections {n}", 2_000),
     Compared("tcpconn", "change of state", "on_state", "tcpstates", "events connections {n}", 2_000),
+    Compared("drops", "drop", "on_drop", "", "events refused {n}", 20_000),
+    Compared("dnslat", "lookup", "lookup_ends", "gethostlatency", "events lookups {n}", 10_000),
+    Compared("profile", "sample", "on_sample", "", "events busy {n}", 2_000),
     Compared("netdev", "packet received", "on_receive", "", "events datagrams {n}", 50_000),
 )
 _FILE_SIZE = 4096 * 4096
@@ -129,7 +132,9 @@ def run(quick: bool) -> Iterator[Table]:
         "as the kernel counts, whose counting adds to each run",
         "all of a collector's programs together, over the events of everyone on the machine",
         "a call is any system call, so of fileops most workloads' calls cost less",
-        "execsnoop, exitsnoop, tcplife and tcpstates send each event up",
+        "execsnoop, exitsnoop, gethostlatency, tcplife and tcpstates send each event up",
+        "not here: oom and tcpretrans (rare by nature), bashreadline, pyflow and gouprobe (for chosen programs; a"
+        " probe's trap costs more than what it does)",
         "offcputime keeps stacks, as ours does",
     ]
     yield table

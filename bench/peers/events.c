@@ -3,11 +3,14 @@
  * Events to measure: events KIND COUNT [PATH]
  *
  * syscalls: getppid. datagrams: over the loopback, each a softirq. files: reads, by turns with writes, of PATH. requests: reads
- * of PATH, past the page cache. faults: first touches of pages. connections: TCP over the loopback, opened and closed.
+ * of PATH, past the page cache. faults: first touches of pages. connections: TCP over the loopback, opened and closed. refused:
+ * datagrams to a port where nobody is, each dropped. lookups: getaddrinfo of an address, which asks nobody. busy: COUNT ms of CPU
+ * time.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BLOCK 4096
@@ -43,6 +47,41 @@ static void send_datagrams(long count)
 	for (long i = 0; i < count; i++)
 		if (sendto(sender, &byte, 1, 0, (void *)&to, size) != 1 || recv(receiver, &byte, 1, 0) != 1)
 			die("datagram");
+}
+
+/* Each is answered by an error, which the next send would return: so ask for it. */
+static void send_to_nobody(long count)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof(to), error_size;
+	int closed = socket(AF_INET, SOCK_DGRAM, 0), sender = socket(AF_INET, SOCK_DGRAM, 0), error;
+	char byte = 0;
+
+	if (bind(closed, (void *)&to, size) || getsockname(closed, (void *)&to, &size) || close(closed) ||
+	    connect(sender, (void *)&to, size))
+		die("bind");
+	for (long i = 0; i < count; i++) {
+		error_size = sizeof(error);
+		if (send(sender, &byte, 1, 0) != 1 || getsockopt(sender, SOL_SOCKET, SO_ERROR, &error, &error_size))
+			die("datagram");
+	}
+}
+
+static void look_up(long count)
+{
+	struct addrinfo *found;
+
+	for (long i = 0; i < count; i++) {
+		if (getaddrinfo("127.0.0.1", NULL, NULL, &found))
+			die("getaddrinfo");
+		freeaddrinfo(found);
+	}
+}
+
+static void be_busy(long milliseconds)
+{
+	while (clock() / (CLOCKS_PER_SEC / 1000) < milliseconds)
+		;
 }
 
 static void connect_and_close(long count)
@@ -120,8 +159,14 @@ int main(int argc, char **argv)
 		ask_disk(path, count);
 	else if (!strcmp(kind, "faults"))
 		touch_pages(count);
+	else if (!strcmp(kind, "refused"))
+		send_to_nobody(count);
+	else if (!strcmp(kind, "lookups"))
+		look_up(count);
+	else if (!strcmp(kind, "busy"))
+		be_busy(count);
 	else {
-		fprintf(stderr, "usage: events syscalls|datagrams|connections|files|requests|faults COUNT [PATH]\n");
+		fprintf(stderr, "usage: events syscalls|datagrams|connections|refused|lookups|files|requests|faults|busy COUNT [PATH]\n");
 		return 2;
 	}
 	return 0;
