@@ -133,7 +133,7 @@ def run(quick: bool) -> Iterator[Table]:
         "all of a collector's programs together, over the events of everyone on the machine",
         "a call is any system call, so of fileops most workloads' calls cost less",
         "execsnoop, exitsnoop, gethostlatency, tcplife and tcpstates send each event up",
-        "not here: oom and tcpretrans (rare by nature), bashreadline, pyflow and gouprobe (for chosen programs;"
+        "not here: oom and tcpretrans (rare by nature); bashreadline, pyflow, gouprobe (for chosen programs;"
         " a probe's trap costs more than what it does)",
         "offcputime keeps stacks, as ours does",
     ]
