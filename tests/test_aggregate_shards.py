@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
+
+import pytest
+import zmq
 
 from agent_process import BPFLEET
 from aggregator_client import Client, hello, welcomed
 from aggregator_process import AggregatorProcess
 from bpfleet.wire import Frame, Origin
 from bpfleet.wire.messages import Ack, Bye, Welcome
+from bpfleet_aggregator.config import AggregatorSettings
+from bpfleet_aggregator.report import Report
+from bpfleet_aggregator.shards import Shards
 from sample_records import frame, large_frame
 
 Start = Callable[..., AggregatorProcess]
@@ -240,6 +248,36 @@ def test_a_unix_socket_and_ports_of_both_families_lead_to_the_same_store(
         assert welcomed(one.ask(hello(agent_id(number), last=1)))
         one.send(1, of(number, 1))
     assert sorted(row[0] for row in aggregator.stored(3)) == [agent_id(number) for number in range(3)]
+
+
+def test_answers_for_a_shard_that_is_not_there_yet_keep_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\nsleep 4\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    said: list[str] = []
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    shards = Shards(AggregatorSettings(shards=2), context, lambda: ["a key"], cast(Report, said))
+    shards.bind(["tcp://127.0.0.1:*"])
+    shards.start()
+    try:
+        began = time.monotonic()
+        for _ in range(5000):
+            shards.send(b"\0nobody", Bye(reason="it has gone"))
+        shards.keys_changed()
+        assert time.monotonic() - began < 3
+        # Later they go out, and each is answered by: there is nobody of that name.
+        gone = 0
+        while gone < 5000 and time.monotonic() - began < 60:
+            shards.wait(100)
+            gone += sum(one.peer == b"\0nobody" for one in shards.received({}))
+        assert gone == 5000
+    finally:
+        shards.close()
+        context.term()
+    assert not said
 
 
 def test_its_processes_are_not_root(start_aggregator: Start) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,9 +49,25 @@ class _Shard:
         self.socket: zmq.Socket[bytes] | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.answers: list[Answer] = []
+        self.orders: deque[bytes] = deque()
+        """Not sent yet: it has not connected, or has just ended."""
         self.starts = 0
         self.again = 0.0
         """When to start it, on the monotonic clock."""
+
+    def order(self, orders: Orders) -> None:
+        """Have it do that, after what it was told before."""
+        self.orders.append(encode(orders))
+        self.push()
+
+    def push(self) -> None:
+        """Send what can be sent now."""
+        while self.socket is not None and self.orders:
+            try:
+                self.socket.send(self.orders[0], zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self.orders.popleft()
 
 
 class Shards:
@@ -114,9 +131,14 @@ class Shards:
             admitted=self._admitted(),
         )
         words = [sys.executable, "-m", "bpfleet_aggregator.shard"]
-        shard.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, pass_fds=(*shard.fds, *shard.paths.values())
-        )
+        inherited = (*shard.fds, *shard.paths.values())
+        try:
+            shard.process = subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=inherited)
+        except OSError as error:
+            self._report.note(f"{shard.name} can't be started: {error.strerror}; it is tried again")
+            self._end(shard)
+            shard.again = time.monotonic() + _PAUSE
+            return
         assert shard.process.stdin is not None
         # One that has ended already is noticed as one that ends later.
         with suppress(BrokenPipeError), shard.process.stdin as stdin:
@@ -157,12 +179,14 @@ class Shards:
 
     def keys_changed(self) -> None:
         """Let each shard know who is admitted now."""
-        self._order(Orders(admitted=self._admitted()))
+        for shard in self._shards:
+            shard.order(Orders(admitted=self._admitted()))
 
     def close(self) -> None:
         """End the processes; what was said last still goes out."""
         self._flush()
-        self._order(Orders(ends=True))
+        for shard in self._shards:
+            shard.order(Orders(ends=True))
         for shard in self._shards:
             self._end(shard)
         self._listening.close()
@@ -175,14 +199,8 @@ class Shards:
         for shard in self._shards:
             if shard.answers:
                 answers, shard.answers = shard.answers, []
-                if shard.socket is not None:
-                    shard.socket.send(encode(Orders(answers)))
-
-    def _order(self, orders: Orders) -> None:
-        """All of them."""
-        for shard in self._shards:
-            if shard.socket is not None:
-                shard.socket.send(encode(orders))
+                shard.order(Orders(answers))
+            shard.push()
 
     def _ended(self) -> Iterator[_Shard]:
         """Those that have ended since; they are started again after a pause."""
@@ -213,6 +231,7 @@ class Shards:
             shard.socket.close(linger=0)
             shard.socket = None
         shard.answers = []
+        shard.orders.clear()
 
 
 Receiver = Router | Shards
