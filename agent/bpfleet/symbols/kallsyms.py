@@ -42,22 +42,33 @@ def parse(data: bytes) -> SymbolTable:
     return SymbolTable(addresses, np.zeros_like(addresses), starts + _DIGITS + 3, data, ends_name=b"\n\t")
 
 
+class _Known:
+    """What was read last, and when."""
+
+    def __init__(self) -> None:
+        self.table = empty_table()
+        self.read_at = float("-inf")
+
+
+_known = _Known()
+"""One for all collectors of the process: there is one kernel, and its table takes megabytes."""
+
+
 class KernelSymbols:
     """Read when first asked, and again (once a minute at most) when an address is of something new: a module,
     a BPF program."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._table = empty_table()
-        self._read_at = float("-inf")
+    def __init__(self, fd: int, known: _Known | None = None) -> None:
+        self._fd, self._known = fd, known or _known
 
     def find(self, addresses: Addresses) -> list[str]:
         """The name of the function that each address is in; "" where the kernel does not tell."""
-        names = self._table.find(addresses)
-        if "" in names and time.monotonic() - self._read_at > _SECONDS:
-            self._read_at = time.monotonic()
-            self._table = parse(self._read())
-            names = self._table.find(addresses)
+        known = self._known
+        names = known.table.find(addresses)
+        if "" in names and time.monotonic() - known.read_at > _SECONDS:
+            known.read_at = time.monotonic()
+            known.table = parse(self._read())
+            names = known.table.find(addresses)
         return names
 
     def _read(self) -> bytes:
