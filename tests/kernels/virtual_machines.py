@@ -56,6 +56,11 @@ mount -t overlay -o lowerdir=/run/below,upperdir=/run/above/changes,workdir=/run
 for folder in proc sys dev; do mount --rbind /$folder /run/all/$folder; done
 mount -t tmpfs tmp /run/all/tmp
 chmod 1777 /run/all/tmp
+case {root} in /tmp/*)  # then it has just been covered
+	mkdir -p /run/all{root} /run/above/checkout /run/above/of_checkout
+	above=upperdir=/run/above/checkout,workdir=/run/above/of_checkout
+	mount -t overlay -o lowerdir=/run/below{root},$above checkout /run/all{root}
+esac
 for part in {parts}; do mount --bind /run/all{tree}/$part /run/all{root}/$part; done
 mkdir -p /run/all/results
 mount -t 9p -o rw,trans=virtio,version=9p2000.L,access=any,msize=524288 results /run/all/results
