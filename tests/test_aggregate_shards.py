@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -17,9 +18,11 @@ import zmq
 from agent_process import BPFLEET
 from aggregator_client import Client, hello, welcomed
 from aggregator_process import AggregatorProcess
+from bpfleet.errors import ConfigError
 from bpfleet.wire import Frame, Origin
 from bpfleet.wire.messages import Ack, Bye, Welcome
 from bpfleet_aggregator.config import AggregatorSettings
+from bpfleet_aggregator.listening import Listening
 from bpfleet_aggregator.report import Report
 from bpfleet_aggregator.shards import Shards
 from sample_records import frame, large_frame
@@ -41,7 +44,10 @@ def of(number: int, seq: int) -> Frame:
 
 def connections(pid: int) -> int:
     """TCP connections that a process has."""
-    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()]
+    links = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(path))
     sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(1 for words in lines if words[3] == "01" and words[9] in sockets)
@@ -248,6 +254,24 @@ def test_a_unix_socket_and_ports_of_both_families_lead_to_the_same_store(
         assert welcomed(one.ask(hello(agent_id(number), last=1)))
         one.send(1, of(number, 1))
     assert sorted(row[0] for row in aggregator.stored(3)) == [agent_id(number) for number in range(3)]
+
+
+def test_a_file_that_is_in_the_way_of_a_unix_socket_is_an_error_and_stays(tmp_path: Path) -> None:
+    file = tmp_path / "agents.sock"
+    file.write_text("mine")
+    listening = Listening(2)
+    with pytest.raises(ConfigError, match="can't listen: Address already in use"):
+        listening.bind([f"ipc://{file}"])
+    listening.close()
+    assert file.read_text() == "mine"
+
+
+def test_a_shard_imports_nothing_from_the_current_directory(
+    start_aggregator: Start, connect: Connect, shared_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shared_path / "zmq.py").write_text("raise SystemExit('from the current directory')\n")
+    monkeypatch.chdir(shared_path)
+    assert welcomed(connect(start_aggregator().endpoint).ask(hello()))
 
 
 def test_answers_for_a_shard_that_is_not_there_yet_keep_nobody_waiting(

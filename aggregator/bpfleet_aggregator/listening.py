@@ -52,9 +52,10 @@ class Listening:
         for sockets in (*self.ports, self.paths.values()):
             for one in sockets:
                 one.close()
-        for endpoint in self.paths:
-            with suppress(OSError):
-                os.unlink(endpoint.removeprefix("ipc://"))
+        for path in (endpoint.removeprefix("ipc://") for endpoint in self.paths):
+            if not path.startswith("@"):
+                with suppress(OSError):
+                    os.unlink(path)
 
     def _bind_port(self, host: str, port: str) -> None:
         name = "0.0.0.0" if host == "*" else host
@@ -79,8 +80,13 @@ class Listening:
         with suppress(FileNotFoundError):
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 os.unlink(path)  # an earlier aggregator's: ZeroMQ takes it over, too
-        self.paths[endpoint] = one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        one.bind("\0" + path[1:] if path.startswith("@") else path)
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            one.bind("\0" + path[1:] if path.startswith("@") else path)
+        except OSError:
+            one.close()
+            raise
+        self.paths[endpoint] = one  # only now is what lies there ours to remove
         _listen(one)
         self.endpoints.append(endpoint)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -23,16 +22,13 @@ from bpfleet_aggregator.config import Config
 from bpfleet_aggregator.report import Report
 from bpfleet_aggregator.router import Router, raise_open_files
 from bpfleet_aggregator.shards import Receiver, Shards
-from bpfleet_aggregator.user import become, user_to_become
+from bpfleet_aggregator.user import become, collect_seldom, user_to_become
 from bpfleet_aggregator.zap import Gatekeeper
 
 __all__ = ["Service"]
 
 _BINDINGS = "agents"
 _LOOK_AT_KEYS = 2.0
-_COLLECT = 100_000, 50, 100
-"""Records go by their reference counts. To look through ten thousand sessions for cycles every few hundred of
-them took a quarter of the committer's time."""
 
 
 class Service:
@@ -90,7 +86,7 @@ class Service:
         """Serve until SIGTERM, SIGINT or the end of `duration` seconds."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        gc.set_threshold(*_COLLECT)
+        collect_seldom()
         self._ends = None if duration is None else time.monotonic() + duration
         self._committer.start()
         try:

@@ -10,7 +10,6 @@ more, and TCP holds the agents back. It ends when told to, or when the process t
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from bpfleet.wire.messages import encode as encode_message
 from bpfleet_aggregator.passing import Passed, Plan, decode_orders, decode_plan, encode
 from bpfleet_aggregator.report import Report
 from bpfleet_aggregator.router import Router
-from bpfleet_aggregator.user import die_with
+from bpfleet_aggregator.user import collect_seldom, die_with
 from bpfleet_aggregator.zap import Gatekeeper
 
 __all__ = ["BATCHES", "BATCH_BYTES", "main"]
@@ -138,7 +137,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     plan = decode_plan(sys.stdin.buffer.read())
     die_with(plan.parent)
-    gc.set_threshold(100_000, 50, 100)
+    collect_seldom()
     try:
         shard = Shard(plan)
     except BpfleetError as error:

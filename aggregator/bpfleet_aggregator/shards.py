@@ -115,7 +115,7 @@ class Shards:
     def _start(self, shard: _Shard) -> None:
         shard.starts += 1
         shard.socket = self._context.socket(zmq.PAIR)
-        shard.socket.rcvhwm, shard.socket.sndhwm, shard.socket.linger = BATCHES, 0, int(_END * 1000)
+        shard.socket.rcvhwm, shard.socket.sndhwm = BATCHES, 0
         up = f"ipc://{self._folder}/{shard.prefix[0]}.{shard.starts}"
         shard.socket.bind(up)
         self._poller.register(shard.socket, zmq.POLLIN)
@@ -130,7 +130,8 @@ class Shards:
             secret=self._secret,
             admitted=self._admitted(),
         )
-        words = [sys.executable, "-m", "bpfleet_aggregator.shard"]
+        # -P: nothing is imported from the current directory.
+        words = [sys.executable, "-P", "-m", "bpfleet_aggregator.shard"]
         inherited = (*shard.fds, *shard.paths.values())
         try:
             shard.process = subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=inherited)
