@@ -27,6 +27,7 @@ SOURCE = """
 const volatile __u32 rounds = 1;   /* events that one run makes */
 const volatile __u32 odd = 0;      /* every so manieth is longer by its number's last bits */
 const volatile __u32 gone = 0;     /* every so manieth is discarded */
+const volatile __u32 brief = 0;    /* every so manieth ends behind `twice` */
 
 struct event {
 	__u64 number;
@@ -85,6 +86,11 @@ RINGBUF = """
 		bpfleet_output(events, &whole, sizeof(struct event) + (i & 63));
 		return 0;
 	}
+	if (brief && i % brief == 0) {
+		fill(&whole.event);
+		bpfleet_output(events, &whole, offsetof(struct event, cpu));
+		return 0;
+	}
 	event = bpfleet_reserve(events, struct event);
 	if (!event) {
 		__sync_fetch_and_add(&made, 1);
@@ -106,9 +112,14 @@ PUSH = """
 """
 PERF = """
 	struct longer whole = {};
+	__u64 size = sizeof(struct event);
 
 	fill(&whole.event);
-	bpfleet_perf_output(ctx, events, &whole, sizeof(struct event) + (odd && i % odd == 0 ? i & 63 : 0));
+	if (odd && i % odd == 0)
+		size += i & 63;
+	if (brief && i % brief == 0)
+		size = offsetof(struct event, cpu);
+	bpfleet_perf_output(ctx, events, &whole, size);
 """
 
 

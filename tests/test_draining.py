@@ -85,6 +85,37 @@ def test_rows_and_losses_are_all_the_events_there_were(kind: str, size: int, tmp
         assert drainer.found_full >= 20
 
 
+def test_without_a_count_of_the_kernel_the_losses_that_perf_rings_tell_outlive_the_worker(
+    tmp_path: Path,
+) -> None:
+    with producing(tmp_path, "perf_event_array", 0, perf_buffer=4096, rounds=10) as made:
+        made.described.perf_counts = False  # as before 6.0
+        drainer, got = made.open(), []
+        for _ in range(3):
+            for _ in range(30):
+                made.produce()
+            got += rows(drainer)
+            made.produce()  # a ring tells what it lost once there is room again
+            got += rows(drainer)
+        lost = drainer.losses()["lost"]
+        assert len(got) + lost == made.count("made") == 930
+        assert lost > 300
+        assert made.open().losses() == {"lost": lost}
+
+
+@pytest.mark.parametrize("kind", RINGS)
+def test_events_that_end_early_are_rows_and_are_counted_over_all_workers(kind: str, tmp_path: Path) -> None:
+    with ample(tmp_path, kind, rounds=100, brief=10) as made:  # type: ignore[attr-defined]
+        for worker in (1, 2):
+            drainer = made.open()
+            made.produce()
+            got = rows(drainer)
+            assert [row["twice"] for row in got] == [row["number"] * 2 for row in got]
+            assert [row["word"] for row in got].count(b"") == 10
+            assert len(got) == 100
+            assert drainer.losses()["short_event"] == 10 * worker
+
+
 def test_loss_that_nobody_counts_makes_a_read_incomplete(tmp_path: Path) -> None:
     with producing(tmp_path, "ringbuf", 4096, rounds=50) as made:
         drainer = made.open(counted=False)

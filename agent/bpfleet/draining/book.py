@@ -13,7 +13,7 @@ import numpy as np
 __all__ = ["BOOK_BYTES", "Book"]
 
 BOOK_BYTES = 64
-_CONSUMED, _TOLD, _NO_ROOM, _WORKER, _FULL = range(5)
+_CONSUMED, _TOLD, _NO_ROOM, _WORKER, _FULL, _SHORT, _LOST = range(7)
 
 
 class Book:
@@ -70,3 +70,21 @@ class Book:
     @found_full.setter
     def found_full(self, count: int) -> None:
         self._words[_FULL] = count
+
+    @property
+    def short(self) -> int:
+        """Events that ended before the last of their layout's fields began."""
+        return int(self._words[_SHORT])
+
+    @short.setter
+    def short(self, count: int) -> None:
+        self._words[_SHORT] = count
+
+    @property
+    def lost(self) -> int:
+        """Events that a ring had no room for, by its own records: of use where the kernel keeps no count."""
+        return int(self._words[_LOST])
+
+    @lost.setter
+    def lost(self, count: int) -> None:
+        self._words[_LOST] = count

@@ -47,8 +47,6 @@ class Copier:
         self.cpu = 0
         self.sizes: Counter[int] = Counter()
         """Events by their size in bytes; those of sizes beyond the first sixteen under -1."""
-        self.short = 0
-        """Events that end before the last of the layout's fields begins."""
         self._taken = 0
 
     def leaving(self) -> None:
@@ -118,7 +116,7 @@ class Copier:
         known = size in self.sizes or len(self.sizes) < _MOST_SIZES
         self.sizes[size if known else -1] += count
         if size <= self._last_begins:
-            self.short += count
+            self._book.short += count
 
 
 def _events(rows: Array, size: int) -> Array:

@@ -138,6 +138,6 @@ class Drainer:
         counts = {
             "no_room": self._book.no_room,
             "worker_restart": self._book.worker_restart,
-            "short_event": self._copier.short,
+            "short_event": self._book.short,
         }
         return found | {reason: count for reason, count in counts.items() if count}

@@ -28,6 +28,7 @@ def open_drainer(one: LoadedMap, fds: Sequence[int], *, most_bytes: int, counted
             one.perf_cpus,
             one.perf_bytes,
             one.value.size,
+            book,
             told_by_kernel=one.perf_counts,
         )
     elif info.type_name == "ringbuf":

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bpfleet.draining.book import Book
 from bpfleet.draining.copying import Copier, fence
 from bpfleet.draining.records import Run, Slots, Words, locate
 from bpfleet.events import padded
@@ -40,23 +41,33 @@ def _steps(words: Words) -> npt.NDArray[np.intp]:
 
 class PerfRings:
     """The rings of `cpus`, each with `size` bytes of data; `fds` are their perf events. OSError where the
-    kernel refuses to map them."""
+    kernel refuses to map them. `told_by_kernel`: it counts what a ring had no room for (since 6.0); where it
+    does not, what the rings' records say of it is kept in `book`."""
 
     method = "drain"
     wakes_half_full = True
 
     def __init__(
-        self, fds: Sequence[int], cpus: Sequence[int], size: int, event_size: int, *, told_by_kernel: bool
+        self,
+        fds: Sequence[int],
+        cpus: Sequence[int],
+        size: int,
+        event_size: int,
+        book: Book,
+        *,
+        told_by_kernel: bool,
     ) -> None:
-        self._rings = [_PerfRing(fd, cpu, size) for fd, cpu in zip(fds, cpus, strict=True)]
-        self._told_by_kernel = told_by_kernel
+        self._rings = [_PerfRing(fd, cpu, size, book) for fd, cpu in zip(fds, cpus, strict=True)]
+        self._book, self._told_by_kernel = book, told_by_kernel
         self._record = padded(event_size + _BEFORE)
         self.capacity = max(1, size // self._record) * len(fds)
         self.wakes = tuple(fds)
 
     def losses(self) -> dict[str, int]:
         """`lost`: events that a ring had no room for."""
-        return {"lost": sum(ring.lost(self._told_by_kernel) for ring in self._rings)}
+        if not self._told_by_kernel:
+            return {"lost": self._book.lost}
+        return {"lost": sum(ring.lost() for ring in self._rings)}
 
     def drain(self, copier: Copier) -> float:
         """Take what is there from every CPU's ring; the share is that of the fullest."""
@@ -66,18 +77,15 @@ class PerfRings:
 class _PerfRing:
     """One CPU's ring."""
 
-    def __init__(self, fd: int, cpu: int, size: int) -> None:
-        self._fd, self._cpu, self._size = fd, cpu, size
+    def __init__(self, fd: int, cpu: int, size: int, book: Book) -> None:
+        self._fd, self._cpu, self._size, self._book = fd, cpu, size, book
         pages = mmap.mmap(fd, mmap.PAGESIZE + size, mmap.MAP_SHARED)
         self._positions = np.frombuffer(pages, "<u8", mmap.PAGESIZE // 8)
         self._data: Words = np.frombuffer(pages, "<u8", size // 8, mmap.PAGESIZE)
         self._straight: Words = np.empty(size // 8, np.uint64)
-        self._lost = 0
 
-    def lost(self, told_by_kernel: bool) -> int:
-        """Events that it had no room for: by the kernel's count (since 6.0), else by the records met."""
-        if not told_by_kernel:
-            return self._lost
+    def lost(self) -> int:
+        """Events that it had no room for, by the kernel's count."""
         lost: int = struct.unpack("=QQ", os.read(self._fd, 16))[1]
         return lost
 
@@ -116,7 +124,7 @@ class _PerfRing:
         kind = int(words[run.start]) & 0xFFFFFFFF
         halves: Array = words.view("<u4")
         if kind == _LOST:
-            self._lost += int(words[run.start + 2 :: run.step][: run.count].sum())
+            self._book.lost += int(words[run.start + 2 :: run.step][: run.count].sum())
         elif kind == _SAMPLE:
             # Records of one size may hold events of one size only: what differs is in the padding.
             length = int(halves[run.start * 2 + 2])
@@ -124,7 +132,7 @@ class _PerfRing:
 
     def _take(self, words: Words, at: Slots, copier: Copier) -> None:
         kinds = words[at].astype(np.uint32)
-        self._lost += int(words[at[kinds == _LOST] + 2].sum())
+        self._book.lost += int(words[at[kinds == _LOST] + 2].sum())
         at = at[kinds == _SAMPLE] * 2
         halves: Array = words.view("<u4")
         copier.scattered(halves, at + 3, halves[at + 2])
