@@ -1,4 +1,4 @@
-"""Processes killed for want of memory in a cgroup that has a limit, and how many the kernel says they were."""
+"""Processes killed for want of memory in a cgroup with a limit, and how many the kernel says it killed."""
 
 from __future__ import annotations
 
