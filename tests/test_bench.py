@@ -28,6 +28,7 @@ from bench.tables import Table, si  # noqa: E402
 from bench.workloads import Unavailable  # noqa: E402
 
 from bpfleet.plugins import Plugins  # noqa: E402
+from test_docs import measured  # noqa: E402
 
 SHAPES = [
     Shape("hash", 8, 16),
@@ -226,6 +227,11 @@ def test_a_collector_that_is_not_measured_is_a_wrong_use() -> None:
     done = bench("collectors", "--collector", "nothing")
     assert done.returncode == 2
     assert "collector 'nothing' is not measured" in done.stderr
+
+
+def test_the_documentation_shows_the_rows_that_are_measured() -> None:
+    shown = {(row[0], row[1], row[5]) for rows in measured().values() for row in rows}
+    assert shown == {(one.collector, one.event, one.tool.partition(" ")[0] or "-") for one in COMPARED}
 
 
 def test_every_built_in_collector_is_measured_and_no_other() -> None:
