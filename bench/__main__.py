@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench import agent, collectors, cost, delay, draining, machine, reading, store, storing, tick, wire
@@ -36,19 +37,33 @@ def main() -> int:
         "--quick", action="store_true", help="small and short: shows that it works, not how fast"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    parser.add_argument(
+        "--collector",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of `collectors` only this one; may be given several times",
+    )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    for name in options.collector:
+        if name not in {one.collector for one in collectors.COMPARED}:
+            parser.error(f"collector {name!r} is not measured")
     if os.geteuid() != 0:
         parser.error("root is needed: maps are made and programs are loaded")
 
     began = time.monotonic()
     results: dict[str, object] = {"machine": machine.facts(), "quick": options.quick}
     print(machine.line(), end="\n\n", flush=True)
+    chosen: dict[str, Callable[[bool], Iterator[Table]]] = {
+        **BENCHMARKS,
+        "collectors": partial(collectors.run, only=options.collector),
+    }
     for name in options.names or BENCHMARKS:
         tables, started = [], time.monotonic()
-        for table in BENCHMARKS[name](options.quick):
+        for table in chosen[name](options.quick):
             print(table, flush=True)
             tables.append(table.to_plain())
         results[name] = tables

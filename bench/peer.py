@@ -16,9 +16,10 @@ import numpy as np
 
 from bench.maps import Digest, FilledMap, digest
 
-__all__ = ["Bpftool", "Peer", "PeerError", "bcc_reader", "c_reader", "compiled", "peer"]
+__all__ = ["SOURCES", "Bpftool", "Peer", "PeerError", "bcc_reader", "c_reader", "compiled", "peer"]
 
-_SOURCES = Path(__file__).with_name("peers")
+SOURCES = Path(__file__).with_name("peers")
+"""Programs that are compiled, and scripts."""
 _BINARIES = Path(__file__).with_name("bin")
 
 
@@ -27,13 +28,20 @@ class PeerError(Exception):
 
 
 def compiled(name: str) -> Path:
-    """The program `name` of `bench/peers`, compiled with `gcc -O2` where it is older than its source."""
-    source, made = _SOURCES / f"{name}.c", _BINARIES / name
+    """The program `name` of `bench/peers`, compiled with `gcc -O2`, or with Go where the name ends in `.go`;
+    anew where it is older than its source."""
+    source, made = SOURCES / (name if name.endswith(".go") else f"{name}.c"), _BINARIES / name
     if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
         _BINARIES.mkdir(exist_ok=True)
         draft = made.with_name(f".{name}.{os.getpid()}")
-        command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(draft), str(source), "-lbpf"]
-        done = subprocess.run([*command, "-lpthread"], capture_output=True, text=True, check=False)
+        command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(draft), str(source)]
+        command += ["-lbpf", "-lpthread"]
+        if source.suffix == ".go":
+            command = ["go", "build", "-o", str(draft), str(source)]
+        alone = {"GOCACHE": str(_BINARIES / "go-cache"), "GO111MODULE": "off", "GOTOOLCHAIN": "local"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, **alone}
+        )
         if done.returncode:
             raise PeerError(f"{source.name}: {done.stderr}")
         draft.rename(made)

@@ -195,6 +195,16 @@ def test_a_frequency_and_a_period_are_one_too_many(tmp_path: Path) -> None:
     assert "has a frequency and a period" in done.stderr
 
 
+@pytest.mark.parametrize("wrong", ["frequency=-1", "period=-1"])
+def test_a_number_of_samples_that_can_not_be_is_told(start_agent: Start, tmp_path: Path, wrong: str) -> None:
+    agent = start_probe(
+        start_agent, tmp_path, "perf_event", f'(Attach("probe", "perf_event", "cpu-clock", {wrong}),)'
+    )
+    agent.wait_for(lambda: "does not run" in agent.stderr)
+    assert f"'probe' has the {wrong.replace('=', ' ')}" in agent.stderr
+    assert "Traceback" not in agent.stderr
+
+
 def test_samples_come_at_the_frequency_asked_for(
     start_agent: Start,
     tmp_path: Path,

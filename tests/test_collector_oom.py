@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,17 +12,10 @@ import pytest
 
 from agent_process import Agent
 from bpfleet_plugins.collectors import oom
+from oom_victims import VMSTAT, kill_for_memory, oom_kills
 from watched import cgroup_v2, comm_of, new_cgroup
 
 Start = Callable[..., Agent]
-
-GREEDY = """
-import sys
-sys.stdin.readline()
-kept = []
-while True:
-    kept.append(bytearray(b"x" * (1 << 20)))
-"""
 
 
 @dataclass
@@ -36,9 +28,7 @@ class Limited:
 
     def kills(self) -> int:
         """How many of its processes were killed, as it says itself."""
-        lines = (self.memory / ("memory.events" if self.v2 else "memory.oom_control")).read_text()
-        (found,) = [line.split()[1] for line in lines.splitlines() if line.startswith("oom_kill ")]
-        return int(found)
+        return oom_kills(self.memory / ("memory.events" if self.v2 else "memory.oom_control"))
 
 
 @pytest.fixture
@@ -58,12 +48,6 @@ def limited() -> Iterator[Limited]:
             yield Limited(made, False)
     else:
         pytest.skip("no memory controller is mounted, neither of cgroup v2 nor of v1")
-
-
-def vmstat() -> int:
-    """Processes that the OOM killer has killed since boot."""
-    lines = Path("/proc/vmstat").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 @pytest.mark.parametrize("rung", ["as it is", "by pid alone"])
@@ -86,26 +70,19 @@ def test_each_victim_is_counted_by_command_and_cgroup(
     agent.next_snapshot(name, "kills")
     program = tmp_path / f"greedy{os.getpid()}"
     program.symlink_to("/usr/bin/python3")
-    all_before, before = vmstat(), limited.kills()
+    all_before, before = oom_kills(VMSTAT), limited.kills()
     here = limited.memory if limited.v2 else cgroup
-    pids = []
-    for _ in range(3):
-        with subprocess.Popen([program, "-c", GREEDY], stdin=subprocess.PIPE, text=True) as victim:
-            pids.append(victim.pid)
-            (limited.memory / "cgroup.procs").write_text(str(victim.pid))
-            (here / "cgroup.procs").write_text(str(victim.pid))
-            victim.communicate("go\n")
-        assert victim.returncode == -signal.SIGKILL
+    pids = [kill_for_memory(program, limited.memory, here) for _ in range(3)]
     snapshot = agent.next_snapshot(name, "kills")
     rows = [row for row in snapshot["rows"] if row["comm"] == comm_of(program)]
-    assert limited.kills() - before == vmstat() - all_before == 3
+    assert limited.kills() - before == oom_kills(VMSTAT) - all_before == 3
     (row,) = rows
     assert row["count"] == 3
     assert row["last_pid"] == pids[-1]
     assert row["cgroup_id_cgroup"] == f"/{here.name}"
     assert row["cgroup_id"] == here.stat().st_ino
     assert 0 < row["last_ns"] < snapshot["t1"]
-    assert sum(one["count"] for one in snapshot["rows"]) == vmstat() - all_before
+    assert sum(one["count"] for one in snapshot["rows"]) == oom_kills(VMSTAT) - all_before
 
 
 def test_the_first_alternative_is_taken_where_the_kernel_tells_the_victim(start_agent: Start) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the prog
 Start = Callable[..., Agent]
 CONFIG = '[agent]\ninterval = "200ms"\n[collectors.profile]\n'
 HERTZ = 99
+TICK = 1e9 / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,19 @@ def samples(agent: Agent, pid: int) -> dict[str, int]:
     return found
 
 
+def totals(agent: Agent, pid: int) -> tuple[int, int]:
+    """(samples, the CPU time that they stand for in ns) of a process."""
+    rows = [row for row in agent.next_snapshot("profile", "samples")["rows"] if row["tgid"] == pid]
+    return sum(row["samples"] for row in rows), sum(row["cpu_ns"] for row in rows)
+
+
+def burnt(spender: Spender, ms: int) -> float:
+    """Be busy; returns the ns of CPU time that it took, as /proc/PID/stat tells, in clock ticks."""
+    before = int(spender.stat(11)) + int(spender.stat(12))
+    spender.spend("burn", ms)
+    return (int(spender.stat(11)) + int(spender.stat(12)) - before) * TICK
+
+
 def inside(found: dict[str, int], *functions: str) -> int:
     return sum(count for text, count in found.items() if set(functions) & set(text.split(";")))
 
@@ -59,6 +74,49 @@ def test_functions_get_their_share_of_the_samples(start_agent: Start, program: P
     assert inside(found, "burn_more") / count == pytest.approx(0.75, abs=0.1)
     assert inside(found, "burn_more", "burn_less") / count > 0.95
     assert any(text.endswith("main;burn;burn_more") for text in found)
+
+
+@pytest.mark.parametrize("hertz", [49, 99, 997])
+def test_samples_come_at_the_frequency_of_the_settings_and_say_what_they_stand_for(
+    start_agent: Start, program: Path, hertz: int
+) -> None:
+    agent = start_agent(CONFIG + f"frequency = {hertz}\n")
+    agent.next_snapshot("profile", "samples")
+    with Spender(program) as spender:
+        before = totals(agent, spender.pid)
+        spent = burnt(spender, 3000)
+        count, cpu_ns = (after - at for after, at in zip(totals(agent, spender.pid), before, strict=True))
+    # A sample more or less at both ends, a tick of /proc/PID/stat, and 5 % for what samples fall on.
+    assert count == pytest.approx(spent / 1e9 * hertz, rel=0.05, abs=3)
+    assert cpu_ns == count * (10**9 // hertz)
+    assert cpu_ns == pytest.approx(spent, rel=0.05, abs=3e9 / hertz)
+
+
+def test_a_reload_takes_another_frequency(start_agent: Start, program: Path) -> None:
+    agent = start_agent(CONFIG + "frequency = 49\n")
+    first = agent.next_snapshot("profile", "samples")["generation"]
+    agent.write_config(CONFIG + "frequency = 499\n")
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for(lambda: agent.snapshots("profile", "samples")[-1]["generation"] > first)
+    with Spender(program) as spender:
+        spent = burnt(spender, 2000)
+        count, cpu_ns = totals(agent, spender.pid)
+    assert count == pytest.approx(spent / 1e9 * 499, rel=0.05, abs=3)
+    assert cpu_ns == count * (10**9 // 499)
+
+
+def test_more_samples_than_the_kernel_allows_are_refused_with_the_remedy(start_agent: Start) -> None:
+    limit = Path("/proc/sys/kernel/perf_event_max_sample_rate")
+    allowed = limit.read_text()
+    limit.write_text("150")
+    try:
+        agent = start_agent(CONFIG + "frequency = 151\n")
+        agent.wait_for(lambda: "does not run" in agent.stderr)
+    finally:
+        limit.write_text(allowed)
+    assert "'on_sample' is to run 151 times a second; this kernel allows 150" in agent.stderr
+    assert f"ask for fewer, or raise {limit}" in agent.stderr
+    assert "Traceback" not in agent.stderr
 
 
 def test_time_in_the_kernel_has_the_stacks_of_both(start_agent: Start, program: Path) -> None:
@@ -120,7 +178,9 @@ def test_every_cpu_is_sampled(start_agent: Start, program: Path) -> None:
             assert sum(samples(agent, spender.pid).values()) >= 15 / PATIENCE
 
 
-@pytest.mark.parametrize("wrong", ["pid = -1", "pid = 4194304", "frequency = 999"])
+@pytest.mark.parametrize(
+    "wrong", ["pid = -1", "pid = 4194304", "frequency = 0", "frequency = 10001", "frequenzy = 9"]
+)
 def test_settings_that_can_not_be_are_told(tmp_path: Path, wrong: str) -> None:
     config = tmp_path / "bpfleet.toml"
     config.write_text(f"[collectors.profile]\n{wrong}\n[sinks.stdout]\n")

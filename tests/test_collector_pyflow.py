@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from agent_process import PATIENCE, Agent, run
 
 Start = Callable[..., Agent]
+PYTHON = "/usr/bin/python3"
+SHOWN = Path(__file__).parents[1] / "docs" / "collectors.md"
 CONFIG = '[agent]\ninterval = "200ms"\n[collectors.pyflow]\npids = {pids}\n'
 PROGRAM = '''
 import cProfile, json, sys, threading, time
@@ -71,8 +74,6 @@ profile = cProfile.Profile()
 for line in sys.stdin:
     if line.strip() == "profile":
         profile.enable()
-    else:
-        profile.disable()
     others = []
     for _ in range(4):
         others.append(threading.Thread(target=Thing().method))
@@ -86,9 +87,13 @@ for line in sys.stdin:
 class Program:
     """A program that works when it is told to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, environment: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            ["/usr/bin/python3", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [PYTHON, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.pid = self._process.pid
 
@@ -178,6 +183,42 @@ def test_calls_are_timed_where_the_interpreter_tells_of_entries(
     assert outer["total_ns"] - outer["self_ns"] >= inner["total_ns"]
     assert found["work"]["total_ns"] >= outer["total_ns"]
     assert 0 < down["self_ns"] < down["total_ns"]
+
+
+def test_without_a_profiler_cpython_3_11_tells_of_no_entry(
+    start_agent: Start, tmp_path: Path, programs: list[Program]
+) -> None:
+    version = subprocess.run([PYTHON, "--version"], capture_output=True, text=True, check=True).stdout
+    if not version.startswith("Python 3.11."):
+        pytest.skip(f"this is {version.strip()}")
+    program = programs[0]
+    agent = start_agent(CONFIG.format(pids=[program.pid]))
+    agent.next_snapshot("pyflow", "functions")
+    program.work()
+    found = functions(agent, program.pid, tmp_path / "known.py")
+    assert calls(found) == CALLS
+    assert {(row["timed"], row["total_ns"], row["self_ns"]) for row in found.values()} == {(0, 0, 0)}
+
+
+def test_the_file_shown_has_all_calls_of_all_threads_timed(start_agent: Start, tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```python sitecustomize.py\n(.*?)^```$", SHOWN.read_text(), re.M | re.S)
+    (tmp_path / "sitecustomize.py").write_text(shown)
+    path = tmp_path / "known.py"
+    path.write_text(PROGRAM)
+    program = Program(path, {"PYTHONPATH": str(tmp_path)})
+    try:
+        program.work()
+        agent = start_agent(CONFIG.format(pids=[program.pid]))
+        agent.next_snapshot("pyflow", "functions")
+        took = program.work()
+        found = functions(agent, program.pid, path)
+    finally:
+        program.end()
+    assert calls(found) == CALLS
+    down = found["down"]["timed"]
+    assert {name: row["timed"] for name, row in found.items()} == CALLS | {"down": down}
+    assert 200 < down <= 256
+    assert took <= found["outer"]["total_ns"] <= took * 1.2 + 20_000_000
 
 
 @pytest.mark.parametrize(

@@ -407,6 +407,39 @@ def test_every_collector_is_documented_with_its_maps_and_fields(spec: Collector)
             assert f"`{name}`" in text, name
 
 
+def measured() -> dict[str, list[list[str]]]:
+    """Rows by collector of the tables that `bench collectors` printed, as docs/benchmarks.md shows them."""
+    found: dict[str, list[list[str]]] = {}
+    for block in blocks(DOCS / "benchmarks.md"):
+        _, title, table = block.text.partition("collectors: ns in the kernel for each event")
+        for line in table.splitlines() if title else []:
+            cells = re.split(" {2,}", line.strip())
+            if len(cells) == 11 and cells[2].isdigit():
+                found.setdefault(cells[0], []).append(cells)
+    return found
+
+
+def costs(shown: list[list[str]]) -> str:
+    """What a collector's section says of its rows."""
+    parts = []
+    for _, event, ours, _, _, tool, theirs, *_ in shown:
+        beside = f" (libbpf-tools' {tool}: {int(theirs):,} ns)" if theirs.isdigit() else ""
+        parts.append(f"{int(ours):,} ns for each {event}{beside}")
+    return f"Cost in the kernel: {'; '.join(parts)} ([benchmarks](benchmarks.md#a-run))."
+
+
+@pytest.mark.parametrize("spec", collectors(), ids=lambda spec: spec.name)
+def test_the_cost_of_a_collector_is_the_one_that_was_measured(spec: Collector) -> None:
+    said = " ".join(section("collectors.md", f"## {spec.name}").split())
+    assert costs(measured()[spec.name]) in said
+    assert said.count("Cost in the kernel:") == said.count("Cost") == 1
+
+
+def test_a_cost_is_shown_once() -> None:
+    rows_of_all = [(row[0], row[1]) for shown in measured().values() for row in shown]
+    assert len(rows_of_all) == len(set(rows_of_all)) > 20
+
+
 # ---- plugins
 
 

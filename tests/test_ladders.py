@@ -120,6 +120,21 @@ def test_the_best_rung_is_taken_and_programs_of_the_others_stay_out(
     assert "'exec' by raw_tp/sched_process_exec, alternative 1 of 4" in agent.stderr
 
 
+def test_ladders_may_be_a_function_of_the_settings(start_agent: Start, tmp_path: Path) -> None:
+    rungs = '["untyped", "unsafe", "nowhere", "good"]'
+    by_settings = f'lambda settings: {{"exec": sorted({rungs}, reverse=not settings.enabled)}}'
+    agent = start(start_agent, tmp_path, by_settings)
+    assert after_execs(agent, 5) == (5, 5)
+    assert ladder(agent)["taken"] == "raw_tp/sched_process_exec"
+
+
+def test_what_a_function_for_ladders_raises_is_told(start_agent: Start, tmp_path: Path) -> None:
+    agent = start(start_agent, tmp_path, "lambda settings: {'exec': [settings.missing]}")
+    agent.wait_for(lambda: "does not run" in agent.stderr)
+    assert "the plugin's `ladders` raised AttributeError" in agent.stderr
+    assert "Traceback" not in agent.stderr
+
+
 def test_a_rung_is_left_when_it_is_refused_at_load_or_when_it_is_attached(
     start_agent: Start, tmp_path: Path
 ) -> None:

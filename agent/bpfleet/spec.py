@@ -101,6 +101,9 @@ Rung = str | Attach | Sequence[str | Attach]
 """One of a ladder's alternatives: a program by its name, a program in a place of its own, or several that are
 wanted together."""
 
+Ladders = Mapping[str, Sequence[Rung]]
+"""Purpose → its alternatives, best first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collector:
@@ -108,11 +111,11 @@ class Collector:
 
     Without `maps` the schema is derived from the object's types; `words` says of such maps what types can't:
     meanings, units, help. Without `attach` every program
-    goes where its section's name (or bcc's own macro) says; `attach` may be a function of the settings, where
-    they say which file or process is meant. `knobs` turns settings into the
-    source's `const volatile` variables (bcc: `-D` macros), `data` into other global variables, `entries`
-    into what maps hold before anything is attached: map → {key: value}, or pairs of both where a key is no
-    number or text; a value None is all zeros. `before_snapshot` names a
+    goes where its section's name (or bcc's own macro) says; `attach` and `ladders` may be functions of the
+    settings, where those say which file or process is meant, or how often to sample. `knobs` turns settings
+    into the source's `const volatile` variables (bcc: `-D` macros), `data` into other global variables,
+    `entries` into what maps hold before anything is attached: map → {key: value}, or pairs of both where a
+    key is no number or text; a value None is all zeros. `before_snapshot` names a
     `SEC("syscall")` program that is run just before each read, for what the kernel side must settle
     first. `files` tells files whose numbers are rows of a map. `ladders` names alternatives of
     programs, best first (`{"exec": ("by_tp_btf", "by_kprobe")}`): the
@@ -134,7 +137,7 @@ class Collector:
     files: tuple[SysFiles, ...] = ()
     attach_all: bool = True
     words: Mapping[str, MapWords] = field(default_factory=dict)
-    ladders: Mapping[str, Sequence[Rung]] = field(default_factory=dict)
+    ladders: Ladders | Callable[[Any], Ladders] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

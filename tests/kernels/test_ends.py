@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from oom_victims import VMSTAT, kill_for_memory, oom_kills
 from running import Running
 from watched import cgroup_v2, comm_of, new_cgroup
-
-GREEDY = "import sys\nsys.stdin.readline()\nkept = []\nwhile True:\n    kept.append(b'x' * (1 << 20))\n"
 
 
 def rows_of(running: Running, collector: str, name: str, program: Path) -> list[dict[str, Any]]:
@@ -43,21 +42,9 @@ def test_victims_of_a_cgroup_of_version_2_are_counted(running: Running, tmp_path
     program.symlink_to(Path("/usr/bin/python3").resolve())
     with new_cgroup(root) as limited:
         (limited / "memory.max").write_text("30M")
-        before = _killed(Path("/proc/vmstat"))
-        for _ in range(2):
-            with subprocess.Popen([program, "-c", GREEDY], stdin=subprocess.PIPE, text=True) as victim:
-                (limited / "cgroup.procs").write_text(str(victim.pid))
-                victim.communicate("go\n")
-            assert victim.returncode == -signal.SIGKILL
+        before = oom_kills(VMSTAT)
+        pids = [kill_for_memory(program, limited) for _ in range(2)]
         (row,) = rows_of(running, "oom", "kills", program)
-        assert (
-            row["count"] == _killed(limited / "memory.events") == _killed(Path("/proc/vmstat")) - before == 2
-        )
-        assert row["last_pid"] == victim.pid
+        assert row["count"] == oom_kills(limited / "memory.events") == oom_kills(VMSTAT) - before == 2
+        assert row["last_pid"] == pids[-1]
         assert row["cgroup_id"] == limited.stat().st_ino
-
-
-def _killed(file: Path) -> int:
-    """What a file of lines `NAME NUMBER` says of `oom_kill`."""
-    (found,) = [line.split()[1] for line in file.read_text().splitlines() if line.startswith("oom_kill ")]
-    return int(found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 from bpfleet.errors import AttachError
 from bpfleet.loader.libbpf import ProgramHandle
@@ -27,6 +29,7 @@ _EVENTS = {
     "cache-misses": (0, 3),
 }
 _DEFAULT_FREQUENCY = 99
+_MOST_SAMPLES = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 _BY_FREQUENCY = 1 << 10  # `freq` in the flags of struct perf_event_attr
 
 
@@ -39,6 +42,13 @@ def attach_perf_event(program: ProgramHandle, wanted: Attach) -> Links:
             where="attach list, perf_event",
             remedy="give one of them",
         )
+    for name, number in (("frequency", wanted.frequency), ("period", wanted.period)):
+        if not 0 <= number < 1 << 63:
+            raise AttachError(
+                f"program {program.name!r} has the {name} {number}",
+                where="attach list, perf_event",
+                remedy="give how many samples a second, or every how many events",
+            )
     if wanted.target not in _EVENTS:
         raise AttachError(
             f"program {program.name!r}: there is no perf event {wanted.target!r}",
@@ -62,9 +72,21 @@ def attach_on_cpu(program: int, wanted: Attach, cpu: int) -> Links:
     except OSError as error:
         if event is not None:
             os.close(event)
+        elif error.errno == errno.EINVAL and wanted.frequency > (most := _most_samples()):
+            raise AttachError(
+                f"program {wanted.program!r} is to run {wanted.frequency} times a second; this kernel allows "
+                f"{most}",
+                where=f"perf_event {wanted.target}, CPU {cpu}",
+                remedy=f"ask for fewer, or raise {_MOST_SAMPLES}",
+            ) from None
         raise AttachError(
             f"program {wanted.program!r} can't be attached: {error.strerror}",
             where=f"perf_event {wanted.target}, CPU {cpu}",
             remedy="this machine has no such counter (a virtual one seldom has); cpu-clock is always there",
         ) from None
     return (event,)
+
+
+def _most_samples() -> int:
+    """Samples a second that the kernel allows; it lowers this by itself where samples take long."""
+    return int(_MOST_SAMPLES.read_text())

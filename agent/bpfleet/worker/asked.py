@@ -1,4 +1,5 @@
-"""What a collector's spec makes of its settings: places, knobs, data, entries; as plain data for a loader."""
+"""What a collector's spec makes of its settings: places, ladders, knobs, data, entries; as plain data for a
+loader."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ import msgspec
 import numpy as np
 
 from bpfleet.errors import BpfleetError, ConfigError
-from bpfleet.spec import Attach, Collector, Entries
+from bpfleet.spec import Attach, Collector, Entries, Ladders
 
-__all__ = ["asked", "asked_places"]
+__all__ = ["asked", "asked_ladders", "asked_places"]
 
 T = TypeVar("T")
 
@@ -20,7 +21,13 @@ T = TypeVar("T")
 def asked_places(spec: Collector, settings: Any) -> Sequence[Attach]:
     """Where the spec's programs go, with these settings."""
     places = spec.attach
-    return tuple(_made(spec, "attach", lambda: places(settings))) if callable(places) else places
+    return _made(spec, "attach", lambda: tuple(places(settings))) if callable(places) else places
+
+
+def asked_ladders(spec: Collector, settings: Any) -> Ladders:
+    """The spec's alternatives, with these settings."""
+    ladders = spec.ladders
+    return _made(spec, "ladders", lambda: dict(ladders(settings))) if callable(ladders) else ladders
 
 
 def asked(spec: Collector, what: str, settings: Any) -> dict[str, Any]:

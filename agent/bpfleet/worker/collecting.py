@@ -12,8 +12,8 @@ from bpfleet.plugins import State
 from bpfleet.protocol import Change, Load, Loaded, LoadedLadder, LoadedProgram, Place
 from bpfleet.reading.ladder import METHODS, MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
-from bpfleet.spec import Attach, Collector, Decoder, Rung
-from bpfleet.worker.asked import asked, asked_places
+from bpfleet.spec import Attach, Collector, Decoder, Ladders, Rung
+from bpfleet.worker.asked import asked, asked_ladders, asked_places
 from bpfleet.worker.controls import Controls
 from bpfleet.worker.file_numbers import FileNumber, numbers_of
 from bpfleet.worker.running_map import RunningMap, running_map
@@ -126,7 +126,7 @@ def load_request(
         maps=spec.maps,
         words=dict(spec.words),
         attach=tuple(map(_place, asked_places(spec, settings))),
-        ladders=_ladders(spec),
+        ladders=_ladders(spec.name, asked_ladders(spec, settings)),
         attach_all=spec.attach_all,
         knobs=asked(spec, "knobs", settings),
         data=asked(spec, "data", settings),
@@ -148,15 +148,15 @@ def _place(one: Attach) -> Place:
     return *where, one.frequency, one.pid, one.everywhere, one.period
 
 
-def _ladders(spec: Collector) -> dict[str, tuple[tuple[Place, ...], ...]]:
-    for name, rungs in spec.ladders.items():
+def _ladders(collector: str, ladders: Ladders) -> dict[str, tuple[tuple[Place, ...], ...]]:
+    for name, rungs in ladders.items():
         if isinstance(rungs, str) or not rungs or not all(rungs):
             raise ConfigError(
                 f"ladder {name!r} has {'a rung' if rungs else 'no rungs, or one'} without a program",
-                where=f"collector {spec.name!r}, ladders",
+                where=f"collector {collector!r}, ladders",
                 remedy="list the alternatives, best first: each a program's name, or several in a list",
             )
-    return {name: tuple(map(_rung, rungs)) for name, rungs in spec.ladders.items()}
+    return {name: tuple(map(_rung, rungs)) for name, rungs in ladders.items()}
 
 
 def _rung(rung: Rung) -> tuple[Place, ...]:

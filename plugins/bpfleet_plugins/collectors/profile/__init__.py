@@ -1,8 +1,12 @@
-"""profile: what runs on the CPUs, sampled 99 times a second on each, by stack and by cgroup."""
+"""profile: what runs on the CPUs, sampled so many times a second on each, by stack and by cgroup."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from bpfleet import Attach, Collector, CollectorSettings, Map, core, counter, hookimpl, label, stack
 
@@ -12,6 +16,9 @@ __all__ = ["PROFILE", "ProfileSettings", "bpfleet_collectors"]
 class ProfileSettings(CollectorSettings, frozen=True, kw_only=True):
     """Settings of `[collectors.profile]`."""
 
+    # 99, not 100: so that samples do not keep step with what the kernel's timers make happen.
+    frequency: Annotated[int, Meta(ge=1, le=10_000)] = 99
+    """Samples a second of each CPU."""
     pid: int = 0
     """Only this process (tgid, as the host sees it); 0: all."""
 
@@ -20,10 +27,24 @@ class ProfileSettings(CollectorSettings, frozen=True, kw_only=True):
             raise ValueError(f"pid is {self.pid}; give a process id, or 0 for all processes")
 
 
+def _places(settings: ProfileSettings) -> Sequence[Attach]:
+    return [Attach("on_sample", "perf_event", "cpu-clock", frequency=settings.frequency)]
+
+
+def _knobs(settings: ProfileSettings) -> Mapping[str, int]:
+    # Rounded down, as the kernel does when it makes a period of a frequency.
+    return {"only_pid": settings.pid, "sample_ns": 1_000_000_000 // settings.frequency}
+
+
+_SPENT = (
+    counter("samples", unit="samples"),
+    counter("cpu_ns", unit="ns", help="CPU time that they stand for: 1 s / frequency each"),
+)
+
 PROFILE = Collector(
     name="profile",
-    version="1",
-    help="CPU profile: kernel and user stacks, sampled 99 times a second on each CPU; and samples by cgroup",
+    version="2",
+    help="CPU profile: kernel and user stacks, sampled on each CPU at a frequency; and samples by cgroup",
     program=core(Path(__file__).with_name("profile.bpf.c")),
     maps=(
         Map(
@@ -36,20 +57,19 @@ PROFILE = Collector(
                 stack("user_spilled", "spilled", help="the same, of a stack whose place was taken"),
                 label("comm", "char[16]", help="the thread's name"),
             ),
-            value=(counter("samples", unit="samples", help="one is 1/99 s of CPU time"),),
+            value=_SPENT,
             help="samples by process and stack",
         ),
         Map(
             "cgroups",
             key=(label("cgroup_id", "u64", help="cgroup (v2) of the thread", decode="cgroup"),),
-            value=(counter("samples", unit="samples"),),
+            value=_SPENT,
             help="samples by cgroup; those of least use make room",
         ),
     ),
-    # 99, not 100: so that samples do not keep step with what the kernel's timers make happen.
-    attach=(Attach("on_sample", "perf_event", "cpu-clock", frequency=99),),
+    attach=_places,
     settings=ProfileSettings,
-    knobs=lambda settings: {"only_pid": settings.pid},
+    knobs=_knobs,
 )
 
 

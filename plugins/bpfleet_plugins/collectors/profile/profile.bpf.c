@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause)
  *
- * profile: what runs on the CPUs, sampled 99 times a second on each: stacks by process; and samples by cgroup.
+ * profile: what runs on the CPUs, sampled so many times a second on each: stacks by process; and samples by cgroup.
  */
 #include <bpfleet/stacks.h>
 
@@ -8,6 +8,7 @@
 #define MAX_CGROUPS 4096
 
 const volatile __u32 only_pid = 0; /* 0: all */
+const volatile __u64 sample_ns = 1000000000 / 99; /* CPU time that a sample stands for */
 
 struct where {
 	__u32 tgid;
@@ -18,12 +19,17 @@ struct where {
 	char comm[TASK_COMM_LEN];
 };
 
+struct spent {
+	__u64 samples;
+	__u64 cpu_ns;
+};
+
 /* LRU: rows of processes that have ended make room */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_ROWS);
 	__type(key, struct where);
-	__type(value, __u64);
+	__type(value, struct spent);
 } samples SEC(".maps");
 
 /* LRU: cgroups come and go */
@@ -31,7 +37,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_CGROUPS);
 	__type(key, __u64);
-	__type(value, __u64);
+	__type(value, struct spent);
 } cgroups SEC(".maps");
 
 BPFLEET_FAILED_INSERTS(samples);
@@ -39,13 +45,21 @@ BPFLEET_FAILED_INSERTS(cgroups);
 BPFLEET_NEW_KEYS(samples);
 BPFLEET_NEW_KEYS(cgroups);
 
-static const __u64 zero;
+static const struct spent none;
+
+static __always_inline void charge(struct spent *spent)
+{
+	if (!spent)
+		return;
+	__sync_fetch_and_add(&spent->samples, 1);
+	__sync_fetch_and_add(&spent->cpu_ns, sample_ns);
+}
 
 SEC("perf_event")
 int on_sample(void *ctx)
 {
 	struct where key = {.tgid = bpf_get_current_pid_tgid() >> 32};
-	__u64 cgroup, *count;
+	__u64 cgroup;
 	struct bpfleet_kept_stack kept;
 
 	if (!key.tgid || (only_pid && key.tgid != only_pid)) /* 0: the idle task */
@@ -57,14 +71,10 @@ int on_sample(void *ctx)
 	kept = bpfleet_keep_stack(ctx, BPF_F_USER_STACK);
 	key.user_stack = kept.stack;
 	key.user_spilled = kept.spilled;
-	count = bpfleet_get_or_make_lru(samples, &key, &zero);
-	if (count)
-		__sync_fetch_and_add(count, 1);
+	charge(bpfleet_get_or_make_lru(samples, &key, &none));
 
 	cgroup = bpf_get_current_cgroup_id();
-	count = bpfleet_get_or_make_lru(cgroups, &cgroup, &zero);
-	if (count)
-		__sync_fetch_and_add(count, 1);
+	charge(bpfleet_get_or_make_lru(cgroups, &cgroup, &none));
 	return 0;
 }
 

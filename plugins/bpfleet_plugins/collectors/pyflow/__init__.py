@@ -37,7 +37,7 @@ def _places(settings: PyflowSettings) -> Sequence[Attach]:
 PYFLOW = Collector(
     name="pyflow",
     version="1",
-    help="Calls and time by function of chosen Python processes",
+    help="Calls by function of chosen Python processes; their time where the interpreter tells of entries",
     program=core(Path(__file__).with_name("pyflow.bpf.c")),
     maps=(
         Map(
@@ -49,7 +49,11 @@ PYFLOW = Collector(
             ),
             value=(
                 counter("calls", unit="calls", help="that have returned, raised or yielded"),
-                counter("timed", unit="calls", help="those whose entry the interpreter told too"),
+                counter(
+                    "timed",
+                    unit="calls",
+                    help="those whose entry was told too; CPython 3.11: in threads with a profiler",
+                ),
                 counter("total_ns", unit="ns", help="of these, from entry to return, with what they called"),
                 counter("self_ns", unit="ns", help="of these, without the timed calls inside them"),
             ),

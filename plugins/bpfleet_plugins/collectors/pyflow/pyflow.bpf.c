@@ -4,8 +4,9 @@
  * function__return: (file name, function name, line). The second one is also hit where a generator yields and where an exception
  * leaves a function.
  *
- * CPython 3.11 hits function__entry only in a thread that a profiler or tracer is set in (sys.setprofile, cProfile, a debugger), and not
- * in what that calls. So calls are counted where they return, and are timed where the entry was told too.
+ * CPython 3.11 has function__entry in DO_TRACING alone, which stands in for each instruction where a profiler or tracer is set
+ * (sys.setprofile, cProfile, a debugger), and not in what that calls; function__return stands in RETURN_VALUE itself
+ * (github.com/python/cpython/issues/98894). So calls are counted where they return, and are timed where the entry was told too.
  */
 #include <asm/ptrace.h>
 #include <bpfleet/bpfleet.h>
