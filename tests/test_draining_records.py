@@ -30,6 +30,7 @@ class Counts:
     consumed: int = 0
     told: int = 0
     no_room: int = 0
+    short: int = 0
 
 
 @dataclass
@@ -143,7 +144,7 @@ def test_rows_are_the_events_short_ones_filled_with_zeros_long_ones_cut(
     assert rows == wanted
     assert counts.consumed == len(wanted)
     assert counts.no_room == 0
-    assert copier.short == sum(length <= 8 for number, length in enumerate(lengths) if number % every)
+    assert counts.short == sum(length <= 8 for number, length in enumerate(lengths) if number % every)
     assert sum(copier.sizes.values()) == len(wanted)
 
 
