@@ -1,5 +1,9 @@
 """tcpretrans: segments sent again. The source: RetransSegs in /proc/net/snmp of network namespaces of our
-own, one of which can't answer, since its way back is a black hole."""
+own, one of which can't answer, since its way back is a black hole.
+
+Timers send again, on top of whatever has the CPU; on some virtual machines no BPF program sees what happens
+on top of one process (docs/collectors.md, hidden processes: one event in 400). So whoever finds one segment
+too few looks again, with a new agent: what miscounts does so each time."""
 
 from __future__ import annotations
 
@@ -39,6 +43,8 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[Host, Host]]:
     with pair() as made:
+        # Else the next connection to an address waits as long for an answer as the last one had to.
+        made[0].set("net.ipv4.tcp_no_metrics_save", 1)
         yield made
 
 
@@ -48,8 +54,9 @@ def rows_to(agent: Agent, address: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["address_ip"] == address]
 
 
-def segments(agent: Agent, address: str) -> int:
-    return sum(row["segments"] for row in rows_to(agent, address))
+def all_are_seen(attempt: Callable[[], bool]) -> bool:
+    """Whether one of three attempts saw every segment; `attempt` itself refuses any other difference."""
+    return any(attempt() for _ in range(3))
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -57,33 +64,38 @@ def test_segments_sent_again_are_those_that_the_kernel_counts(
     start_agent: Start, hosts: tuple[Host, Host], family: str
 ) -> None:
     here, there = hosts
-    agent = start_agent(CONFIG)
-    agent.next_snapshot("tcpretrans", "peers")
     address, back = getattr(there, family), getattr(here, family)
-    before = here.counters("Tcp")["RetransSegs"]
-    server = there.start(SERVER, address, 2 if family == "ipv4" else 10)
-    port = int(server.line())
-    client = here.start(CLIENT, address, port)
-    assert client.line() == "connected"
 
-    def counted() -> int:
-        return here.counters("Tcp")["RetransSegs"] - before
+    def attempt() -> bool:
+        agent = start_agent(CONFIG)
+        agent.next_snapshot("tcpretrans", "peers")
+        before = here.counters("Tcp")["RetransSegs"]
+        server = there.start(SERVER, address, 2 if family == "ipv4" else 10)
+        port = int(server.line())
+        client = here.start(CLIENT, address, port)
+        assert client.line() == "connected"
 
-    there.run("ip", "route", "add", "blackhole", back)
-    client.tell(40_000)  # several segments in one buffer
-    assert client.line() == "sent"
-    agent.wait_for(lambda: counted() > 3)
-    there.run("ip", "route", "delete", "blackhole", back)
-    server.tell(40_000)
-    assert server.line() == "40000"
-    client.end()
-    server.end()
-    agent.wait_for(lambda: segments(agent, address) == counted())
+        def counted() -> int:
+            return here.counters("Tcp")["RetransSegs"] - before
 
-    (row,) = rows_to(agent, address)
-    assert (row["state_enum"], row["direction"], row["port"]) == ("TCP_ESTABLISHED", "out", port)
-    assert 1 <= row["count"] <= row["segments"]
-    assert row["failed"] == 0
+        there.run("ip", "route", "add", "blackhole", back)
+        client.tell(40_000)  # several segments in one buffer
+        assert client.line() == "sent"
+        agent.wait_for(lambda: counted() > 3)
+        there.run("ip", "route", "delete", "blackhole", back)
+        server.tell(40_000)
+        assert server.line() == "40000"
+        client.end()
+        server.end()
+
+        (row,) = rows_to(agent, address)
+        agent.stop()
+        assert (row["state_enum"], row["direction"], row["port"]) == ("TCP_ESTABLISHED", "out", port)
+        assert 1 <= row["count"] <= row["segments"] <= counted()
+        assert row["failed"] == 0
+        return bool(row["segments"] == counted())
+
+    assert all_are_seen(attempt)
 
 
 def test_connects_without_an_answer_are_told_by_their_state(
@@ -91,41 +103,49 @@ def test_connects_without_an_answer_are_told_by_their_state(
 ) -> None:
     """A SYN comes again; so does a SYN-ACK, for a SYN from an address that does not answer."""
     here, there = hosts
-    agent = start_agent(CONFIG)
-    agent.next_snapshot("tcpretrans", "peers")
     nobody = there.ipv4.rpartition(".")[0]
     here.knows(nobody + ".77", there)
     there.knows(nobody + ".78", here)
     here.set("net.ipv4.tcp_syn_retries", 2)
     there.set("net.ipv4.tcp_synack_retries", 2)
-    before = here.counters("Tcp")["RetransSegs"], there.counters("Tcp")["RetransSegs"]
-    server = there.start(
-        "import socket, sys\nserver = socket.create_server((sys.argv[1], 8081))\n"
-        "print(server.getsockname()[1])\nsys.stdin.read()\n",
-        there.ipv4,
-    )
-    port = int(server.line())
-    forged = here.start(
-        "import socket, sys\n"
-        "with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:\n"
-        "    raw.sendto(bytes.fromhex(sys.argv[1]), (sys.argv[2], 0))\n",
-        syn(nobody + ".78", there.ipv4, 40_000, port).hex(),
-        there.ipv4,
-    )
-    forged.end()
-    failed = here.start(
-        "import socket, sys\nprint(socket.socket().connect_ex((sys.argv[1], 9)))", nobody + ".77"
-    )
-    assert failed.end() == "110\n"  # ETIMEDOUT
 
-    agent.wait_for(lambda: there.counters("Tcp")["RetransSegs"] - before[1] == 2)
-    (again,) = rows_to(agent, nobody + ".77")
-    assert (again["state_enum"], again["direction"], again["port"]) == ("TCP_SYN_SENT", "out", 9)
-    assert again["segments"] == here.counters("Tcp")["RetransSegs"] - before[0] >= 2
-    (answer,) = rows_to(agent, nobody + ".78")
-    assert (answer["state_enum"], answer["port"], answer["segments"]) == ("TCP_NEW_SYN_RECV", port, 2)
-    assert answer["direction"] == "in"
-    server.end()
+    def attempt() -> bool:
+        agent = start_agent(CONFIG)
+        agent.next_snapshot("tcpretrans", "peers")
+        before = here.counters("Tcp")["RetransSegs"], there.counters("Tcp")["RetransSegs"]
+        server = there.start(
+            "import socket, sys\nserver = socket.create_server((sys.argv[1], 8081))\n"
+            "print(server.getsockname()[1])\nsys.stdin.read()\n",
+            there.ipv4,
+        )
+        port = int(server.line())
+        forged = here.start(
+            "import socket, sys\n"
+            "with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:\n"
+            "    raw.sendto(bytes.fromhex(sys.argv[1]), (sys.argv[2], 0))\n",
+            syn(nobody + ".78", there.ipv4, 40_000, port).hex(),
+            there.ipv4,
+        )
+        forged.end()
+        failed = here.start(
+            "import socket, sys\nprint(socket.socket().connect_ex((sys.argv[1], 9)))", nobody + ".77"
+        )
+        assert failed.end() == "110\n"  # ETIMEDOUT
+        agent.wait_for(lambda: there.counters("Tcp")["RetransSegs"] - before[1] == 2)
+        sent = here.counters("Tcp")["RetransSegs"] - before[0]
+
+        (again,) = rows_to(agent, nobody + ".77")
+        assert (again["state_enum"], again["direction"], again["port"]) == ("TCP_SYN_SENT", "out", 9)
+        assert 1 <= again["segments"] <= sent
+        (answer,) = rows_to(agent, nobody + ".78")
+        assert (answer["state_enum"], answer["port"]) == ("TCP_NEW_SYN_RECV", port)
+        assert answer["direction"] == "in"
+        assert 1 <= answer["segments"] <= 2
+        agent.stop()
+        server.end()
+        return bool(sent >= 2 and again["segments"] == sent and answer["segments"] == 2)
+
+    assert all_are_seen(attempt)
 
 
 def syn(source: str, target: str, port: int, to_port: int) -> bytes:
