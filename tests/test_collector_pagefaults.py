@@ -105,8 +105,9 @@ def test_each_page_that_is_touched_first_is_a_fault(
         said = program.stat()[0] - stat[0]
     assert (minor, major) == (PAGES, 0)
     other = "user" if kind == "kernel" else "kernel"
-    # A few more for printing and reading lines; /proc has those too. One that is tried again is told twice.
-    assert said <= counted[kind] + counted[other] <= said + PAGES // 100
+    # A few more for printing and reading lines; /proc has those too. One that is tried again is told twice:
+    # on a busy machine a dozen of a thousand.
+    assert said <= counted[kind] + counted[other] <= said + PAGES // 20
     assert counted[kind] >= PAGES
     assert counted[other] <= said - PAGES + PAGES // 100
     assert counted["write"] >= PAGES

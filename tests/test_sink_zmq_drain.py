@@ -16,7 +16,7 @@ from bpfleet import SinkContext
 from bpfleet.wire import Decoder, Gap, Record, Snapshot, Status
 from bpfleet.wire.messages import Data, Hello, Message
 from bpfleet_plugins.sinks.zmq import ZmqSink
-from delivery_scenes import Reply, arrive, free_endpoint, some, stored, wait_until
+from delivery_scenes import Reply, arrive, free_endpoint, some, stored
 
 Start = Callable[..., Peer]
 Open = Callable[..., ZmqSink]
@@ -134,6 +134,6 @@ def test_a_run_of_some_seconds_delivers_before_it_ends(
             return super().answer(identity, message)
 
     agent = start_agent(QUICK + f'[sinks.zmq]\nendpoints = ["{start(Slow).endpoint}"]\n', sink=False)
-    wait_until(store.rows)
+    agent.wait_for(store.rows)
     assert agent.stop() == 0
     assert "wait in the spool" not in agent.stderr
