@@ -26,10 +26,13 @@ _FUNCTIONS = "see /proc/kallsyms for this kernel's functions, and bpfleet doctor
 
 
 def goes_nowhere(program: ProgramHandle) -> bool:
-    """Whether the section names a kind and no place (`SEC("xdp")`), so that only an attach list can say."""
+    """Whether the section names a kind and no place (`SEC("xdp")`), so that only its own loader, or an attach
+    list, can say."""
     point = attach_point(program.section)
     if point.kind in (*UPROBE_KINDS, "usdt"):
         return not point.symbol
+    if point.kind == "iter" and point.target in _THROUGH_ONE_MAP:
+        return True
     return not point.target and point.kind not in _NEED_NO_TARGET
 
 
@@ -173,4 +176,6 @@ _KINDS: dict[str, Callable[[ProgramHandle, Attach], Links]] = {
     "socket": attach_socket,
 }
 
+_THROUGH_ONE_MAP = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
+"""Iterators that go through a map, which no section names."""
 _NEED_NO_TARGET = ("custom", "syscall", "iter", "struct_ops")

@@ -1,0 +1,147 @@
+"""Programs that were written without us in mind: scratch memory and locks stand beside what they tell."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agent_process import Agent
+from bpfleet.errors import ReadError
+from bpfleet.layout import Layout, Leaf, sized
+from bpfleet.schema import Meaning
+from bpfleet.wire import Limits, Origin, Schema, columns_of, encode_schema, fitting
+from bpfleet.worker.collecting import RunningCollector
+from bpfleet.worker.ledger import Ledger
+from bpfleet.worker.tick import tick
+
+Start = Callable[..., Agent]
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+SHAPES = """
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+
+#define own(name) SEC(".bss." #name) __attribute__((visibility("hidden"), aligned(8)))
+
+struct scratch { char path[3 << 20]; __u64 used; };
+
+own(lock) struct bpf_spin_lock lock;
+
+__u64 execs = 0;
+char image[5 << 20];
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct scratch);
+} heap SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+    __uint(max_entries, 2);
+    __type(key, __u32);
+    __array(values, struct {
+        __uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
+        __uint(max_entries, 1);
+        __type(key, __u32);
+        __type(value, __u32);
+    });
+} sockets SEC(".maps");
+
+SEC("tp_btf/sched_process_exec")
+int on_exec(void *ctx)
+{
+    __u32 first = 0;
+    struct scratch *here = bpf_map_lookup_elem(&heap, &first);
+
+    __sync_fetch_and_add(&execs, 1);
+    image[execs & 0xff] = 1;
+    if (here)
+        here->used++;
+    return 0;
+}
+
+SEC("iter/bpf_map_elem")
+int each_element(struct bpf_iter__bpf_map_elem *ctx)
+{
+    return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@needs_root
+def test_what_a_record_can_t_carry_is_left_out_and_told(start_agent: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "shapes.bpf.c").write_text(SHAPES)
+    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    before = agent.next_snapshot("shapes", ".bss")["rows"][0]["execs"]
+    for _ in range(7):
+        subprocess.run(["/bin/true"], check=True)
+    (row,) = agent.next_snapshot("shapes", ".bss")["rows"]
+    assert row["execs"] - before >= 7  # the whole host starts programs
+    assert "image" not in row
+    (row,) = agent.next_snapshot("shapes", "heap")["rows"]
+    assert set(row) == {"key", "used"}
+    (said,) = agent.status()["collectors"]
+    assert said["state"] == "running"
+    left_out = {one["name"]: one.get("left_out") for one in said["maps"]}
+    # Neither the lock, of which there is nothing to tell, nor the map of maps of sockets is read.
+    assert left_out == {".bss": "image (5,242,880 bytes)", "heap": "path (3,145,728 bytes)"}
+    assert "map 'heap' is told without path (3,145,728 bytes)" in agent.stderr
+    programs = {one["name"]: one.get("error", "") for one in said["programs"]}
+    assert programs["on_exec"] == ""
+    assert "nothing says where to" in programs["each_element"]
+
+
+def numbers(count: int, *more: Leaf) -> Layout:
+    leaves = tuple(Leaf(f"n{at}", 4 * at, "u32", None, Meaning.GAUGE) for at in range(count))
+    return Layout(4 * count + sum(leaf.size for leaf in more), leaves + more)
+
+
+KEY = sized(4)
+MOST = Limits()
+
+
+@pytest.mark.parametrize(
+    ("value", "left_out"),
+    [
+        (numbers(3), []),
+        (numbers(600), [f"n{at}" for at in range(510, 600)]),
+        (numbers(1, Leaf("text", 4, "char", MOST.element_bytes, Meaning.LABEL)), []),
+        (numbers(1, Leaf("text", 4, "char", MOST.element_bytes + 1, Meaning.LABEL)), ["text"]),
+        (numbers(1, Leaf("many", 4, "u64", MOST.element_bytes // 4, Meaning.GAUGE)), ["many"]),
+        (
+            numbers(0, *(Leaf(f"b{at}", at << 20, "bytes", 1 << 20, Meaning.LABEL) for at in range(5))),
+            ["b3", "b4"],
+        ),
+    ],
+)
+def test_what_fits_is_what_a_schema_can_say(value: Layout, left_out: list[str]) -> None:
+    kept, others = fitting(KEY, value)
+    assert [leaf.name for leaf in others] == left_out
+    columns = columns_of(KEY.columns(), kept.columns())
+    assert len(columns) + len(others) == 1 + len(list(value.columns()))
+    encode_schema(Schema("c", "1", "m", "", columns))  # raises where a decoder would not take it
+
+
+def test_the_map_that_can_t_be_read_is_named() -> None:
+    def refused() -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    counts = SimpleNamespace(name="counts", read=refused)
+    collector = SimpleNamespace(name="c", maps=[counts], before_snapshot=None, iterators=[], files=[])
+    origin = Origin("a", "h", "b", 1)
+    with pytest.raises(ReadError, match="map 'counts' can't be read: No space left on device"):
+        tick(cast(RunningCollector, collector), origin, cast(Ledger, None), [], 1 << 20)
