@@ -102,7 +102,7 @@ def test_what_a_record_can_t_carry_is_left_out_and_told(start_agent: Start, tmp_
     assert "map 'heap' is told without path (3,145,728 bytes)" in agent.stderr
     programs = {one["name"]: one.get("error", "") for one in said["programs"]}
     assert programs["on_exec"] == ""
-    assert "nothing says where to" in programs["each_element"]
+    assert "nothing says which map it goes through" in programs["each_element"]
 
 
 def numbers(count: int, *more: Leaf) -> Layout:

@@ -18,22 +18,23 @@ from bpfleet.loader.symbols import binary_of
 from bpfleet.loader.uprobes import UPROBE_KINDS, attach_uprobe
 from bpfleet.spec import Attach
 
-__all__ = ["attach_by_section", "attach_program", "goes_nowhere", "set_target"]
+__all__ = ["attach_by_section", "attach_program", "set_target", "why_nowhere"]
 
 _FIXED_AT_LOAD = ("tp_btf", "fentry", "fexit", "fmod_ret", "lsm")
 _TRACEPOINTS = "see /sys/kernel/tracing/events for this kernel's tracepoints"
 _FUNCTIONS = "see /proc/kallsyms for this kernel's functions, and bpfleet doctor for what it can attach to"
 
 
-def goes_nowhere(program: ProgramHandle) -> bool:
-    """Whether the section names a kind and no place (`SEC("xdp")`), so that only its own loader, or an attach
-    list, can say."""
+def why_nowhere(program: ProgramHandle) -> str:
+    """Why the section alone does not attach it, as of a kind without a place (`SEC("xdp")`); empty where it
+    does."""
     point = attach_point(program.section)
-    if point.kind in (*UPROBE_KINDS, "usdt"):
-        return not point.symbol
+    if point.kind.startswith(_ONLY_LOADED):
+        return "it is only loaded: the agent has nothing to attach programs of this kind to"
     if point.kind == "iter" and point.target in _THROUGH_ONE_MAP:
-        return True
-    return not point.target and point.kind not in _NEED_NO_TARGET
+        return "nothing says which map it goes through"
+    named = point.symbol if point.kind in (*UPROBE_KINDS, "usdt") else point.target
+    return "" if named or point.kind in _NEED_NO_TARGET else "nothing says where to"
 
 
 def attach_by_section(program: ProgramHandle) -> Links:
@@ -176,6 +177,11 @@ _KINDS: dict[str, Callable[[ProgramHandle, Attach], Links]] = {
     "socket": attach_socket,
 }
 
+_ONLY_LOADED = (
+    *("sk_lookup", "sk_reuseport", "sk_msg", "sk_skb", "netfilter", "lwt_", "flow_dissector", "lirc_mode2"),
+    *("netkit", "xdp/", "xdp.frags/"),
+)
+"""How the kinds begin that no attach list can place: they belong to a socket, a route, a map or the like."""
 _THROUGH_ONE_MAP = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
 """Iterators that go through a map, which no section names."""
 _NEED_NO_TARGET = ("custom", "syscall", "iter", "struct_ops")
