@@ -1,4 +1,4 @@
-"""What libbpf or the kernel refuses is told by the program's or map's name, with the reason and what to do."""
+"""What libbpf or the kernel refuses is told by the name of program or map, with the reason and what to do."""
 
 from __future__ import annotations
 
