@@ -105,6 +105,77 @@ def test_what_a_record_can_t_carry_is_left_out_and_told(start_agent: Start, tmp_
     assert "nothing says which map it goes through" in programs["each_element"]
 
 
+BARE = """
+#include <errno.h>
+#include <linux/bpf.h>
+#include <stdint.h>
+#include <string.h>
+#include "bpf_helpers.h"
+#include "bpf_tracing.h"
+
+uint64_t hits = 0;
+
+SEC("tcx/ingress")
+int on_packet(struct __sk_buff *skb)
+{
+    return -1;
+}
+
+SEC("sk_lookup")
+int on_lookup(struct bpf_sk_lookup *ctx)
+{
+    return 1;
+}
+
+SEC("tp_btf/sched_process_exec")
+int on_exec(void *ctx)
+{
+    char name[16];
+
+    memset(name, 0, sizeof(name));
+    if (bpf_get_current_comm(name, sizeof(name)) != -ENOENT)
+        __sync_fetch_and_add(&hits, sizeof(hits) / 8);
+    return 0;
+}
+
+char LICENSE[] SEC ("license") = "GPL";
+"""
+
+
+@needs_root
+def test_headers_and_sections_are_those_of_other_loaders(start_agent: Start, tmp_path: Path) -> None:
+    """glibc's headers, libbpf's without their folder, sections that an older libbpf does not know."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "bare.bpf.c").write_text(BARE)
+    (folder / "bare.toml").write_text(
+        '[[attach]]\nprogram = "on_packet"\nkind = "tcx/ingress"\ntarget = "lo"\n'
+    )
+    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    before = agent.next_snapshot("bare", ".bss")["rows"][0]["hits"]
+    for _ in range(5):
+        subprocess.run(["/bin/true"], check=True)
+    assert agent.next_snapshot("bare", ".bss")["rows"][0]["hits"] - before >= 5
+    (said,) = agent.status()["collectors"]
+    programs = {one["name"]: one for one in said["programs"]}
+    assert programs["on_packet"]["attached"] == "tcx/ingress/lo"
+    assert "nothing to attach programs of this kind to" in programs["on_lookup"]["error"]
+
+
+@needs_root
+def test_a_program_without_maps_runs_and_it_is_told(start_agent: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "mute.bpf.c").write_text(
+        '#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\nchar LICENSE[] SEC("license") = "GPL";\n'
+        'SEC("tp_btf/sched_process_exec") int on_exec(void *ctx) { return 0; }\n'
+    )
+    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent.wait_for(lambda: "collector 'mute' has no map that could be read" in agent.stderr)
+    (said,) = agent.status()["collectors"]
+    assert (said["state"], said["maps"]) == ("running", [])
+
+
 def numbers(count: int, *more: Leaf) -> Layout:
     leaves = tuple(Leaf(f"n{at}", 4 * at, "u32", None, Meaning.GAUGE) for at in range(count))
     return Layout(4 * count + sum(leaf.size for leaf in more), leaves + more)

@@ -84,6 +84,9 @@ def _flags() -> list[str]:
         "-Wall",
         f"-I{INCLUDE}",
         f"-I/usr/include/{machine}-linux-gnu",
+        # "bpf_helpers.h" without its folder, as in projects that carry libbpf's headers with them.
+        "-idirafter",
+        "/usr/include/bpf",
     ]
 
 

@@ -10,6 +10,7 @@ from bpfleet import bpf_object
 from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError
 from bpfleet.loader.attach import attach_by_section, attach_program, set_target, why_nowhere
+from bpfleet.loader.attach_network import as_plain_classifier
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.event_types import event_types
@@ -98,6 +99,7 @@ class CoreObject:
         wanted = {place.program: place for place in places}
         for program in opened.programs():
             as_plain_uprobe(program)
+            as_plain_classifier(program)
             if program.name in wanted:
                 set_target(program, wanted[program.name])
         with Log() as log:
