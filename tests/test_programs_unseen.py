@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent_process import Agent
+from agent_process import BPFLEET, Agent
 from bpfleet.errors import ReadError
 from bpfleet.layout import Layout, Leaf, sized
 from bpfleet.schema import Meaning
@@ -20,6 +21,7 @@ from bpfleet.wire import Limits, Origin, Schema, columns_of, encode_schema, fitt
 from bpfleet.worker.collecting import RunningCollector
 from bpfleet.worker.ledger import Ledger
 from bpfleet.worker.tick import tick
+from objects_fixture import Objects
 
 Start = Callable[..., Agent]
 
@@ -104,6 +106,22 @@ def test_what_a_record_can_t_carry_is_left_out_and_told(start_agent: Start, tmp_
     assert programs["on_exec"] == ""
     assert "nothing says which map it goes through" in programs["each_element"]
 
+
+HITS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+__u64 hits = 0;
+
+SEC("SECTION")
+int on_it(void *ctx)
+{
+    __sync_fetch_and_add(&hits, 1);
+    return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+"""
 
 BARE = """
 #include <errno.h>
@@ -216,3 +234,83 @@ def test_the_map_that_can_t_be_read_is_named() -> None:
     origin = Origin("a", "h", "b", 1)
     with pytest.raises(ReadError, match="map 'counts' can't be read: No space left on device"):
         tick(cast(RunningCollector, collector), origin, cast(Ledger, None), [], 1 << 20)
+
+
+PINNED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, NUMBER);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} kept SEC(".maps");
+
+SEC("tp_btf/sched_process_exec")
+int on_exec(void *ctx)
+{
+    __u32 first = 0;
+    NUMBER *count = bpf_map_lookup_elem(&kept, &first);
+
+    if (count)
+        __sync_fetch_and_add(count, 1);
+    return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+"""
+_WITH_BPFFS = 'mount -t bpf bpf /sys/fs/bpf; for file; do "$0" once "$file" --after 200ms --format json; done'
+
+
+@needs_root
+def test_a_pinned_map_is_gone_on_with_and_one_of_another_size_is_named(tmp_path: Path) -> None:
+    files = []
+    for name, number in (("first", "__u64"), ("second", "__u64"), ("narrow", "__u32")):
+        files.append(tmp_path / f"{name}.bpf.c")
+        files[-1].write_text(PINNED.replace("NUMBER", number))
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", _WITH_BPFFS, BPFLEET, *map(str, files)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr  # of the last one
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    counts = {one["collector"]: one["rows"][0]["value"] for one in records if one["kind"] == "snapshot"}
+    # The clang of the second run alone is a start that the first one's programs did not see.
+    assert list(counts) == ["first", "second"]
+    assert counts["second"] > counts["first"]
+    assert "map 'kept' is pinned at /sys/fs/bpf/kept, and of another kind or size there" in done.stderr
+
+
+@needs_root
+def test_an_object_where_only_root_can_go_and_of_any_name(tmp_path: Path) -> None:
+    """As in root's home, with a name as many projects give their objects, and no words beside it."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    source = HITS.replace("SECTION", "tp_btf/sched_process_exec")
+    Objects(home).compile(source, "hits").rename(home / "hits_kern.o")
+    done = subprocess.run(
+        [BPFLEET, "once", "hits_kern.o", "--after", "200ms", "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=home,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    maps = [one["map"] for one in map(json.loads, done.stdout.splitlines()) if one["kind"] == "snapshot"]
+    assert maps == [".bss"]
+
+
+@needs_root
+def test_any_object_of_a_folder_is_a_collector(start_agent: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir(mode=0o755)
+    source = HITS.replace("SECTION", "tp_btf/sched_process_exec")
+    Objects(folder).compile(source, "hits").rename(folder / "hits_kern.o")
+    (folder / "hits.bpf.c").unlink()
+    (folder / "hits_kern.toml").write_text('version = "9"\n')
+    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    assert agent.next_snapshot("hits_kern", ".bss")["version"] == "9"

@@ -72,6 +72,11 @@ _LOAD = (
         "name a function or tracepoint that there is, or let a ladder have alternatives",
     ),
     (
+        r"couldn't reuse pinned map at '(?P<path>[^']+)': parameter mismatch\n.*map '(?P<name>[^']+)'",
+        "map {name!r} is pinned at {path}, and of another kind or size there",
+        "rm {path}, where nobody uses it any more, or give the map another name",
+    ),
+    (
         r"map '(?P<name>[^']+)': failed to create: (?P<reason>[^(\n]+)",
         "the kernel does not make map {name!r}: {reason}",
         "bpfleet inspect shows its sizes; a max_entries of 0 is for the object's own loader to fill in",
@@ -116,7 +121,8 @@ def _first(
         found = re.search(pattern, log)
         if found:
             said = {"section": _of(found.groupdict().get("name", ""), sections)}
-            return what.format(**said | found.groupdict()), remedy
+            said |= found.groupdict()
+            return what.format(**said), remedy.format(**said)
     return None
 
 
