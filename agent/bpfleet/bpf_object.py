@@ -94,9 +94,9 @@ class BpfObject:
                 return self._types.layout(found.id, part="value")
         return None
 
-    def pointed_structs(self) -> tuple[str, ...]:
-        """Structs that global variables point to, as in `const struct event *unused`; each name once."""
-        return () if self._types is None else self._types.pointed_structs()
+    def pointed_structs(self) -> Mapping[str, str]:
+        """Global variables that point to a struct, as in `const struct event *unused`, and its name."""
+        return {} if self._types is None else self._types.pointed_structs()
 
     def initial_value(self, section: str, leaf: Leaf) -> Value | None:
         """What the file sets a global variable to; None where it says nothing (`.bss` is zeros)."""
