@@ -59,6 +59,14 @@ struct {
     });
 } sockets SEC(".maps");
 
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32);
+    __uint(map_flags, BPF_F_WRONLY);
+} orders SEC(".maps");
+
 SEC("tp_btf/sched_process_exec")
 int on_exec(void *ctx)
 {
@@ -99,7 +107,8 @@ def test_what_a_record_can_t_carry_is_left_out_and_told(start_agent: Start, tmp_
     (said,) = agent.status()["collectors"]
     assert said["state"] == "running"
     left_out = {one["name"]: one.get("left_out") for one in said["maps"]}
-    # Neither the lock, of which there is nothing to tell, nor the map of maps of sockets is read.
+    # Neither the lock, of which there is nothing to tell, nor the map of maps of sockets, nor the one that
+    # user space may not read.
     assert left_out == {".bss": "image (5,242,880 bytes)", "heap": "path (3,145,728 bytes)"}
     assert "map 'heap' is told without path (3,145,728 bytes)" in agent.stderr
     programs = {one["name"]: one.get("error", "") for one in said["programs"]}
@@ -236,6 +245,8 @@ MOST = Limits()
         (numbers(600), [f"n{at}" for at in range(510, 600)]),
         (numbers(1, Leaf("text", 4, "char", MOST.element_bytes, Meaning.LABEL)), []),
         (numbers(1, Leaf("text", 4, "char", MOST.element_bytes + 1, Meaning.LABEL)), ["text"]),
+        (numbers(1, Leaf("n" * 255, 4, "u32", None, Meaning.GAUGE)), []),
+        (numbers(1, Leaf("n" * 256, 4, "u32", None, Meaning.GAUGE)), ["n" * 256]),
         (numbers(1, Leaf("many", 4, "u64", MOST.element_bytes // 4, Meaning.GAUGE)), ["many"]),
         (
             numbers(0, *(Leaf(f"b{at}", at << 20, "bytes", 1 << 20, Meaning.LABEL) for at in range(5))),

@@ -30,6 +30,7 @@ __all__ = ["CoreObject", "open_core"]
 # Numbers of the kernel's helpers.
 _POP = 88  # bpf_map_pop_elem
 _PERF_OUTPUTS = (25, 111, 121)  # bpf_perf_event_output, bpf_skb_output, bpf_xdp_output
+_WRITE_ONLY = 1 << 4  # BPF_F_WRONLY: user space may not read the map
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -126,7 +127,7 @@ class CoreObject:
             inner=inner,
             kind=kind,
             events=event_types(self._types, one.name),
-            own=self._is_own(kind),
+            own=self._is_own(kind) or bool(one.flags & _WRITE_ONLY),
         )
 
     def _is_own(self, kind: str) -> bool:

@@ -6,6 +6,7 @@ A program's own scratch memory, of any size, stands among its maps and variables
 from __future__ import annotations
 
 from bpfleet.layout import Layout, Leaf
+from bpfleet.wire.fields import NAME_BYTES
 from bpfleet.wire.unpack import Limits
 
 __all__ = ["ROW_BYTES", "fitting"]
@@ -26,7 +27,8 @@ def fitting(key: Layout, value: Layout) -> tuple[Layout, tuple[Leaf, ...]]:
     kept: list[Leaf] = []
     left_out: list[Leaf] = []
     for leaf in values:
-        if columns and leaf.size <= min(room, _LIMITS.element_bytes):
+        named = len(leaf.name.encode()) <= NAME_BYTES
+        if columns and named and leaf.size <= min(room, _LIMITS.element_bytes):
             kept.append(leaf)
             columns -= 1
             room -= leaf.size

@@ -161,7 +161,8 @@ def _fitted(collector: str, one: LoadedMap) -> tuple[LoadedMap, str]:
     if len(others) > _NAMED:
         left_out += f" and {len(others) - _NAMED} more"
     log.warning(
-        "collector %r: map %r is told without %s: a record takes 512 columns and 1 MiB of each",
+        "collector %r: map %r is told without %s: a record takes 512 columns, 1 MiB of each, "
+        "and names of 255 bytes",
         collector,
         one.name,
         left_out,
