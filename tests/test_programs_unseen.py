@@ -25,6 +25,7 @@ from objects_fixture import Objects
 
 Start = Callable[..., Agent]
 
+RELEASE = tuple(map(int, os.uname().release.split(".")[:2]))
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 SHAPES = """
@@ -213,6 +214,58 @@ def test_headers_and_sections_are_those_of_other_loaders(start_agent: Start, tmp
     programs = {one["name"]: one for one in said["programs"]}
     assert programs["on_packet"]["attached"] == "tcx/ingress/lo"
     assert "nothing to attach programs of this kind to" in programs["on_lookup"]["error"]
+
+
+LATER = """
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+
+extern void bpf_of_another_kernel(void) __ksym __weak;
+
+__u64 sum = 0, rounds = 0;
+__u32 tgid = 0;
+
+SEC("?uprobe")
+int BPF_UPROBE(on_call, int first, int second)
+{
+    return first > second;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec, struct task_struct *task)
+{
+    int number;
+
+    if (bpf_ksym_exists(bpf_of_another_kernel))
+        return 0;
+    sum = rounds = 0;
+    bpf_for(number, 1, 11)
+        sum += number;
+    bpf_repeat(7)
+        rounds++;
+    tgid = bpf_core_cast(bpf_get_current_task(), struct task_struct)->tgid;
+    return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@needs_root
+@pytest.mark.skipif(RELEASE < (6, 4), reason="Linux has these loops since 6.4")
+def test_what_later_headers_of_libbpf_have_is_there(start_agent: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "later.bpf.c").write_text(LATER)
+    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent.next_snapshot("later", ".bss")
+    subprocess.run(["/bin/true"], check=True)
+    row = agent.wait_for(
+        lambda: next((one for one in agent.snapshots("later", ".bss")[-1]["rows"] if one["tgid"]), None)
+    )
+    assert (row["sum"], row["rounds"]) == (55, 7)
 
 
 @needs_root
