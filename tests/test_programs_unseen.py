@@ -442,3 +442,48 @@ def test_events_have_the_fields_of_the_struct_that_the_source_submits(
         "rb": "struct started, which the source submits",
         "raw": "struct owner, which the source submits",
     }
+
+
+UNSIZED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __type(key, __u32);
+    __type(value, __u32);
+} by_stack SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_STACK_TRACE);
+    __uint(key_size, 4);
+} stacks SEC(".maps");
+
+SEC("tp_btf/sched_process_exec")
+int on_exec(void *ctx)
+{
+    __u32 id = bpf_get_stackid(ctx, &stacks, 0), one = 1;
+
+    bpf_map_update_elem(&by_stack, &id, &one, BPF_ANY);
+    return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@needs_root
+def test_sizes_that_an_object_leaves_to_its_own_loader_are_said_beside_it(
+    start_agent: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "unsized.bpf.c").write_text(UNSIZED)
+    (folder / "unsized.toml").write_text(
+        "[maps.by_stack]\nmax_entries = 77\n[maps.stacks]\nmax_entries = 1024\n"
+    )
+    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    assert agent.next_snapshot("unsized", "by_stack")["max_entries"] == 77
+    subprocess.run(["/bin/true"], check=True)
+    agent.wait_for(lambda: agent.snapshots("unsized", "by_stack")[-1]["rows"])
+    assert agent.next_snapshot("unsized", "stacks")["rows"]

@@ -78,7 +78,7 @@ def refused(objects: Objects, name: str, source: str, *flags: str) -> BpfleetErr
             "empty_map",
             f"struct {{ {COUNTS} {ON_EXEC} {{ int k = 0; return bpf_map_lookup_elem(&counts, &k) != 0; }}",
             "the kernel does not make map 'counts': Invalid argument",
-            "a max_entries of 0 is for the object's own loader to fill in",
+            "say it under [maps.counts] in the .toml beside the program",
         ),
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bpfleet import bpf_object
 from bpfleet.attach_points import attach_point
-from bpfleet.errors import AttachError
+from bpfleet.errors import AttachError, LoadError
+from bpfleet.kernel import MAP_TYPES
 from bpfleet.loader.attach import attach_by_section, attach_program, set_target, why_nowhere
 from bpfleet.loader.attach_network import as_plain_classifier
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
@@ -31,6 +32,8 @@ __all__ = ["CoreObject", "open_core"]
 _POP = 88  # bpf_map_pop_elem
 _PERF_OUTPUTS = (25, 111, 121)  # bpf_perf_event_output, bpf_skb_output, bpf_xdp_output
 _WRITE_ONLY = 1 << 4  # BPF_F_WRONLY: user space may not read the map
+# Of a map of stacks whose size is filled in too: the kernel's usual depth (perf_event_max_stack).
+_FRAMES, _ADDRESS = 127, 8
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -61,7 +64,26 @@ class CoreObject:
         write_knobs(opened, self._path, self._request.knobs)
         write_data(opened, self._path, self._request.data)
         ask_for_links(opened)
+        self._fill_in_sizes(opened)
         return opened
+
+    def _fill_in_sizes(self, opened: Object) -> None:
+        """Before load: what the object's own loader would say of its maps. A name that is not there is
+        refused with the other words."""
+        for one in opened.maps():
+            said = self._request.words.get(one.name)
+            if said is None or not said.max_entries:
+                continue
+            try:
+                one.set(max_entries=said.max_entries)
+                if MAP_TYPES[one.type] == "stack_trace" and not one.sizes[1]:
+                    one.set(value_size=_FRAMES * _ADDRESS)
+            except OSError as error:
+                raise LoadError(
+                    f"map {one.name!r} can't have {said.max_entries} entries: {error.strerror}",
+                    where=f"words for {self._path}",
+                    remedy="name a map with entries, and from 1 to 4294967295 of them",
+                ) from None
 
     @property
     def knobs(self) -> frozenset[str]:

@@ -79,7 +79,8 @@ _LOAD = (
     (
         r"map '(?P<name>[^']+)': failed to create: (?P<reason>[^(\n]+)",
         "the kernel does not make map {name!r}: {reason}",
-        "bpfleet inspect shows its sizes; a max_entries of 0 is for the object's own loader to fill in",
+        "bpfleet inspect shows its sizes; where max_entries is 0, for the object's own loader to fill in, "
+        "say it under [maps.{name}] in the .toml beside the program",
     ),
     (
         r"prog '(?P<name>[^']+)': BPF program load failed: (?P<reason>[^\n]+)",

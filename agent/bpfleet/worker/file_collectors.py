@@ -40,6 +40,7 @@ class _Map(Settings, frozen=True, kw_only=True):
     event: str = ""
     size: int = 0
     control: bool = False
+    max_entries: int = 0
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
 
 
@@ -166,6 +167,7 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
             one.event,
             one.size,
             one.control,
+            one.max_entries,
             {
                 field: FieldWords(
                     said.name,
