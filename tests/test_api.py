@@ -327,7 +327,9 @@ def imported_by(rooms: str) -> set[str]:
     return found - set(sys.stdlib_module_names)
 
 
-OBJECT_FILES = "elf btf btf_types btf_layout btf_maps bpf_object attach_points checked_bytes"
+OBJECT_FILES = (
+    "elf btf btf_types btf_layout btf_maps dwarf dwarf_structs bpf_object attach_points checked_bytes"
+)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from bpfleet.loader.backend import CompiledMap
 from bpfleet.loader.bcc_tables import event_layout
 from bpfleet.loader.event_types import EventTypes
 from bpfleet.loader.schema_check import check_schema, derived_maps
+from bpfleet.loader.submitted import KEPT, submitted
 from bpfleet.schema import FieldWords, Map, MapWords, Meaning, counter, gauge, label
 
 SMALL = declared([label("pid", "u32"), gauge("took", "u32")])
@@ -23,7 +24,7 @@ def types(
     alone: bool = True,
     known: Layout | None = None,
 ) -> EventTypes:
-    return EventTypes(structs.get, pointed, alone, known)
+    return EventTypes(structs.get, {f"to_{name}": name for name in pointed}, alone, known)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,49 @@ def test_a_type_is_taken_where_only_one_can_be_meant(events: EventTypes, struct:
     guess = events.guess("opens")
     assert guess.struct == struct
     assert (guess.layout is None) == (struct == "")
+
+
+def test_what_the_source_submits_goes_before_all_guesses() -> None:
+    structs = {"opens": SMALL, "event": SMALL, "other": LARGE}
+    pointed = {f"{KEPT}opens": "other", f"{KEPT}closes": "event"}
+    events = EventTypes(structs.get, pointed)
+    assert (events.guess("opens").struct, events.guess("closes").struct) == ("other", "event")
+    assert events.guess("reads").struct == ""
+    assert "submits" in events.guess("opens").how
+
+
+@pytest.mark.parametrize(
+    ("source", "struct"),
+    [
+        ("struct seen *one = bpf_ringbuf_reserve(&opens, sizeof(*one), 0);", "seen"),
+        ("struct task *task, *one; one = bpf_ringbuf_reserve(&opens, sizeof *one, 0);", "task"),
+        ("struct task *task; struct seen *one;\none = bpf_ringbuf_reserve(&opens, sizeof(*one), 0);", "seen"),
+        ("void *one = bpf_ringbuf_reserve(&opens, sizeof(struct seen), 0);", "seen"),
+        ("one = (struct x *)bpf_ringbuf_reserve(&opens, sizeof(struct seen) + 8, 0);", "seen"),
+        ("struct seen one = {};\nbpf_ringbuf_output(&opens, &one, sizeof(one), 0);", "seen"),
+        (
+            "struct seen one = {.at = f(1)};\nbpf_perf_event_output(ctx, &opens, CPU, &one, sizeof(one));",
+            "seen",
+        ),
+        (
+            "void tell(struct pt_regs *ctx, struct seen *one)\n{\n"
+            "bpf_perf_event_output(ctx, &opens, BPF_F_CURRENT_CPU,\n\t\tone, sizeof(*one));",
+            "seen",
+        ),
+        # One map with two types, a number, a macro, a comment, another map.
+        (
+            "struct seen *one = bpf_ringbuf_reserve(&opens, sizeof(*one), 0);"
+            "struct other *two = bpf_ringbuf_reserve(&opens, sizeof(*two), 0);",
+            None,
+        ),
+        ("int one = 1; bpf_ringbuf_output(&opens, &one, sizeof(one), 0);", None),
+        ("bpfleet_reserve(opens, struct seen);", None),
+        ("/* struct seen *one = bpf_ringbuf_reserve(&opens, sizeof(*one), 0); */", None),
+        ("struct seen *one = bpf_ringbuf_reserve(&closes, sizeof(*one), 0);", None),
+    ],
+)
+def test_the_struct_that_a_source_submits_is_seen(source: str, struct: str | None) -> None:
+    assert submitted(source).get("opens") == struct
 
 
 def compiled(events: EventTypes, *, own: bool = False) -> dict[str, CompiledMap]:

@@ -144,9 +144,9 @@ def test_a_rung_is_left_when_it_is_refused_at_load_or_when_it_is_attached(
     assert (said["taken"], said["rung"], said["rungs"]) == ("raw_tp/sched_process_exec", 4, 4)
     nowhere, untyped, unsafe = said["refused"]
     assert nowhere.startswith("nowhere: program 'nowhere' can't be attached: No such file")
-    assert untyped.startswith("untyped: the kernel refuses the object")
+    assert untyped.startswith("untyped: this kernel has no 'no_such_event', where program 'untyped'")
     assert "no_such_event" in untyped
-    assert unsafe.startswith("unsafe: the kernel's verifier refuses the program")
+    assert unsafe.startswith("unsafe: the kernel's verifier refuses program 'unsafe'")
     for reason in said["refused"]:
         assert f"  | {reason}" in agent.stderr
 

@@ -16,6 +16,7 @@ from bpfleet import btf, elf
 from bpfleet.attach_points import AttachPoint, attach_point
 from bpfleet.btf import Btf, Kind, MapDef
 from bpfleet.checked_bytes import printable
+from bpfleet.dwarf_structs import Debug
 from bpfleet.errors import ObjectError
 from bpfleet.layout import Layout, Leaf
 from bpfleet.packing import Value, leaf_value
@@ -65,6 +66,7 @@ class BpfObject:
     core_relocations: int
     _layouts: Mapping[str, tuple[Layout | None, Layout | None]] = field(repr=False)
     _types: Btf | None = field(repr=False, default=None)
+    _debug: Debug | None = field(repr=False, default=None)
 
     def layouts_of(self, map_name: str) -> tuple[Layout | None, Layout | None]:
         """Layouts of a map's key and value; None where the object tells no type, or has no such map.
@@ -85,18 +87,24 @@ class BpfObject:
         )
 
     def struct_layout(self, name: str) -> Layout | None:
-        """The layout of a struct or typedef, as a map's value; None where the object has no such type."""
+        """The layout of a struct or typedef, as a map's value; None where the object has no such type.
+
+        What BTF leaves out is looked up in the debugging information, where that was not stripped."""
         if self._types is None:
             return None
         for kind in (Kind.STRUCT, Kind.TYPEDEF):
             found = self._types.find(name, kind)
             if found is not None:
                 return self._types.layout(found.id, part="value")
-        return None
+        return None if self._debug is None else self._debug.struct_layout(name)
 
-    def pointed_structs(self) -> tuple[str, ...]:
-        """Structs that global variables point to, as in `const struct event *unused`; each name once."""
-        return () if self._types is None else self._types.pointed_structs()
+    def pointed_structs(self) -> Mapping[str, str]:
+        """Global variables that point to a struct, as in `const struct event *unused`, and its name."""
+        return {} if self._types is None else self._types.pointed_structs()
+
+    def local_structs(self) -> tuple[str, ...]:
+        """Structs that variables and arguments are, or point to, where the debugging information tells."""
+        return () if self._debug is None else self._debug.names()
 
     def initial_value(self, section: str, leaf: Leaf) -> Value | None:
         """What the file sets a global variable to; None where it says nothing (`.bss` is zeros)."""
@@ -145,6 +153,7 @@ def parse(data: bytes, name: str) -> BpfObject:
         btf.core_relocations(extra.data, name) if extra else 0,
         layouts,
         types,
+        Debug({one.name: one.data for one in file.sections if one.name.startswith(".debug_")}, name),
     )
 
 

@@ -65,16 +65,16 @@ class Btf(Types):
         found = (self.type(one.type) for one in self.variables(section))
         return frozenset(one.name for one in found if one.kind is Kind.VAR and self._volatile(one.ref))
 
-    def pointed_structs(self) -> tuple[str, ...]:
-        """Names of the structs that global variables point to; each once."""
-        found: dict[str, None] = {}
+    def pointed_structs(self) -> dict[str, str]:
+        """Global variables that point to a struct, and its name."""
+        found: dict[str, str] = {}
         for variable in self.of_kind(Kind.VAR):
             pointer = self.resolve(variable.ref)
             if pointer.kind is Kind.PTR:
                 pointed = self.resolve(pointer.ref)
                 if pointed.kind is Kind.STRUCT and pointed.name:
-                    found[pointed.name] = None
-        return tuple(found)
+                    found[variable.name] = pointed.name
+        return found
 
     def _volatile(self, type_id: int) -> bool:
         found = self.type(type_id)

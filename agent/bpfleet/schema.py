@@ -270,5 +270,7 @@ class MapWords:
     """Of the same: bytes that are wanted of each event; 0: all that the type has."""
     control: bool = False
     """Whether `bpfleet set` may change its entries while the program runs."""
+    max_entries: int = 0
+    """Of a map whose size the object's own loader would fill in; 0: as the object says."""
     fields: Mapping[str, FieldWords] = dataclasses.field(default_factory=dict)
     """By the field's name; `key` and `value` where C has none."""

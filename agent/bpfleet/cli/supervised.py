@@ -61,7 +61,7 @@ def table_or_json(json_is: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 def is_path(name: str) -> bool:
     """Whether a collector's name is a file's."""
-    return "/" in name or name.endswith((".bpf.o", ".bpf.c"))
+    return "/" in name or name.endswith((".o", ".c"))
 
 
 def become_supervisor(path: Path | None, options: dict[str, Any]) -> NoReturn:
@@ -106,7 +106,7 @@ def _read_by_worker(parsed: config.Config, options: dict[str, Any]) -> list[str]
     named = [name for name in (*parsed.collectors, *(options.get("collectors") or ())) if "/" in name]
     beside = [words_file(Path(name)) for name in named]
     folder = [parsed.agent.programs] if parsed.agent.programs else []
-    return [*folder, *(str(path) for path in beside if path.exists())]
+    return [*folder, *map(str, beside)]
 
 
 def try_out(path: Path | None, what: str, form: str) -> int:

@@ -7,30 +7,41 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 
 from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError
 from bpfleet.loader.attach_network import attach_cgroup, attach_socket, attach_tcx, attach_xdp
 from bpfleet.loader.attach_perf import attach_perf_event
 from bpfleet.loader.libbpf import ProgramHandle, library
-from bpfleet.loader.linking import Links, link
+from bpfleet.loader.linking import Links, link, refused
 from bpfleet.loader.symbols import binary_of
 from bpfleet.loader.uprobes import UPROBE_KINDS, attach_uprobe
 from bpfleet.spec import Attach
 
-__all__ = ["attach_by_section", "attach_program", "goes_nowhere", "set_target"]
+__all__ = ["attach_by_section", "attach_program", "set_target", "why_nowhere"]
 
 _FIXED_AT_LOAD = ("tp_btf", "fentry", "fexit", "fmod_ret", "lsm")
+_KPROBES = ("kprobe", "kretprobe", "ksyscall", "kretsyscall")
+_WHERE_KPROBES_ARE = (
+    Path("/sys/bus/event_source/devices/kprobe"),
+    Path("/sys/kernel/tracing/kprobe_events"),
+)
 _TRACEPOINTS = "see /sys/kernel/tracing/events for this kernel's tracepoints"
+_SYSCALLS = "name a system call without its prefix, such as openat"
 _FUNCTIONS = "see /proc/kallsyms for this kernel's functions, and bpfleet doctor for what it can attach to"
 
 
-def goes_nowhere(program: ProgramHandle) -> bool:
-    """Whether the section names a kind and no place (`SEC("xdp")`), so that only an attach list can say."""
+def why_nowhere(program: ProgramHandle) -> str:
+    """Why the section alone does not attach it, as of a kind without a place (`SEC("xdp")`); empty where it
+    does."""
     point = attach_point(program.section)
-    if point.kind in (*UPROBE_KINDS, "usdt"):
-        return not point.symbol
-    return not point.target and point.kind not in _NEED_NO_TARGET
+    if point.kind.startswith(_ONLY_LOADED):
+        return "it is only loaded: the agent has nothing to attach programs of this kind to"
+    if point.kind == "iter" and point.target in _THROUGH_ONE_MAP:
+        return "nothing says which map it goes through"
+    named = point.symbol if point.kind in (*UPROBE_KINDS, "usdt") else point.target
+    return "" if named or point.kind in _NEED_NO_TARGET else "nothing says where to"
 
 
 def attach_by_section(program: ProgramHandle) -> Links:
@@ -39,7 +50,24 @@ def attach_by_section(program: ProgramHandle) -> Links:
     if point.kind in UPROBE_KINDS:
         place = f"{point.symbol}+{point.offset:#x}" if point.offset else point.symbol
         return attach_uprobe(program, Attach(program.name, point.kind, point.target, place))
-    return link(lambda: library().bpf_program__attach(program.handle), program, program.section)
+    if point.kind in _KPROBES:
+        _refuse_without_kprobes(program, program.section)
+    remedy = _probes_of(point.target) if point.kind == "usdt" else _REMEDIES.get(point.kind, "")
+    return link(lambda: library().bpf_program__attach(program.handle), program, program.section, remedy)
+
+
+def _probes_of(path: object) -> str:
+    return f"readelf -n {path} lists its probes, as provider and name"
+
+
+def _refuse_without_kprobes(program: ProgramHandle, place: str) -> None:
+    if not any(path.exists() for path in _WHERE_KPROBES_ARE):
+        raise refused(
+            program,
+            place,
+            "take a tracepoint or fentry, or a kernel with CONFIG_KPROBES",
+            reason="this kernel has no kprobes",
+        )
 
 
 def attach_program(program: ProgramHandle, wanted: Attach) -> Links:
@@ -89,6 +117,7 @@ def _options(*values: tuple[str, type, object]) -> ctypes.Structure:
 
 
 def _kprobe(program: ProgramHandle, wanted: Attach) -> Links:
+    _refuse_without_kprobes(program, f"{wanted.kind} {wanted.target}")
     function, _, offset = wanted.target.partition("+")
     options = _options(
         ("bpf_cookie", ctypes.c_uint64, 0),
@@ -124,6 +153,7 @@ def _kprobe_multi(program: ProgramHandle, wanted: Attach) -> Links:
 
 
 def _ksyscall(program: ProgramHandle, wanted: Attach) -> Links:
+    _refuse_without_kprobes(program, f"{wanted.kind} {wanted.target}")
     options = _options(
         ("bpf_cookie", ctypes.c_uint64, 0), ("retprobe", ctypes.c_bool, wanted.kind == "kretsyscall")
     )
@@ -133,7 +163,7 @@ def _ksyscall(program: ProgramHandle, wanted: Attach) -> Links:
         ),
         program,
         f"{wanted.kind} {wanted.target}",
-        "name a system call without its prefix, such as openat",
+        _SYSCALLS,
     )
 
 
@@ -146,7 +176,7 @@ def _usdt(program: ProgramHandle, wanted: Attach) -> Links:
         ),
         program,
         f"usdt {path}:{wanted.symbol}",
-        f"readelf -n {path} lists its probes, as provider and name",
+        _probes_of(path),
     )
 
 
@@ -173,4 +203,17 @@ _KINDS: dict[str, Callable[[ProgramHandle, Attach], Links]] = {
     "socket": attach_socket,
 }
 
+_REMEDIES = {
+    **dict.fromkeys(("tracepoint", "raw_tp", "tp_btf"), _TRACEPOINTS),
+    **dict.fromkeys(("kprobe", "kretprobe", "kprobe.multi", "kretprobe.multi"), _FUNCTIONS),
+    **dict.fromkeys(("ksyscall", "kretsyscall"), _SYSCALLS),
+}
+"""For a place that a section names."""
+_ONLY_LOADED = (
+    *("sk_lookup", "sk_reuseport", "sk_msg", "sk_skb", "netfilter", "lwt_", "flow_dissector", "lirc_mode2"),
+    *("netkit", "xdp/", "xdp.frags/"),
+)
+"""How the kinds begin that no attach list can place: they belong to a socket, a route, a map or the like."""
+_THROUGH_ONE_MAP = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
+"""Iterators that go through a map, which no section names."""
 _NEED_NO_TARGET = ("custom", "syscall", "iter", "struct_ops")

@@ -7,17 +7,27 @@ import os
 import socket
 import struct
 
+from bpfleet.attach_points import attach_point
 from bpfleet.errors import AttachError
 from bpfleet.kernel import link_create
 from bpfleet.loader.libbpf import ProgramHandle, library
 from bpfleet.loader.linking import Links, link, refused
 from bpfleet.spec import Attach
 
-__all__ = ["attach_cgroup", "attach_socket", "attach_tcx", "attach_xdp"]
+__all__ = ["as_plain_classifier", "attach_cgroup", "attach_socket", "attach_tcx", "attach_xdp"]
 
 _TCX = {"tcx/ingress": 46, "tcx/egress": 47}  # enum bpf_attach_type, linux/bpf.h of 6.6
+_CLASSIFIERS = (*_TCX, "tc/ingress", "tc/egress", "netkit/primary", "netkit/peer")
+"""Sections that libbpf knows since 1.3; before that all of them were `SEC("tc")`."""
+_BPF_PROG_TYPE_SCHED_CLS = 3
 _ETH_P_ALL = 3
 _SO_ATTACH_BPF = 50
+
+
+def as_plain_classifier(program: ProgramHandle) -> None:
+    """Before load: a program for traffic control is one, whatever libbpf knows of its section."""
+    if attach_point(program.section).kind in _CLASSIFIERS:
+        library().bpf_program__set_type(program.handle, _BPF_PROG_TYPE_SCHED_CLS)
 
 
 def attach_xdp(program: ProgramHandle, wanted: Attach) -> Links:

@@ -40,8 +40,8 @@ class CompiledMap:
     events: EventTypes | None = None
     """Of a map that holds records without a type: what the object tells of them."""
     own: bool = False
-    """Whether the program seems to keep a map with events for itself: a queue that it takes from too, or a
-    perf event array that nothing is sent to, since counters are read through it."""
+    """Whether the program seems to keep a map for itself: a queue that it takes from too, a perf event array
+    that nothing is sent to, since counters are read through it, or a map that user space may not read."""
 
 
 @dataclass(frozen=True, slots=True)

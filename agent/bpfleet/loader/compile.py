@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bpfleet.errors import CompileError
+from bpfleet.loader.submitted import keeping
 from bpfleet_bpf import INCLUDE
 
 __all__ = ["CACHE", "core_sources", "object_for"]
@@ -84,6 +85,9 @@ def _flags() -> list[str]:
         "-Wall",
         f"-I{INCLUDE}",
         f"-I/usr/include/{machine}-linux-gnu",
+        # "bpf_helpers.h" without its folder, as in projects that carry libbpf's headers with them.
+        "-idirafter",
+        "/usr/include/bpf",
     ]
 
 
@@ -94,6 +98,7 @@ def _inputs_hash(source: Path) -> str:
     for path in [*_own_files(source), *sorted(INCLUDE.rglob("*.h"))]:
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
     digest.update("".join(map(str, _kernel_folders(source))).encode())
+    digest.update(keeping(source.read_text(errors="replace")).encode())
     return digest.hexdigest()
 
 
@@ -128,6 +133,7 @@ def _compile(source: Path, target: Path, wanted: str) -> None:
             remedy="apt-get install clang libbpf-dev, or install a wheel, which carries the object",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
+    kept = keeping(source.read_text(errors="replace"))
     # Another process may compile the same source: each writes its own file, the last rename wins.
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -137,11 +143,12 @@ def _compile(source: Path, target: Path, wanted: str) -> None:
                 *_flags(),
                 f"-I{source.parent}",
                 *(f"-I{folder}" for folder in _kernel_folders(source)),
+                *(("-include", str(source.absolute()), "-x", "c", "-") if kept else (str(source),)),
                 "-c",
-                str(source),
                 "-o",
                 str(draft),
             ],
+            input=kept,
             capture_output=True,
             text=True,
             errors="replace",

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from bpfleet import bpf_object
 from bpfleet.attach_points import attach_point
-from bpfleet.errors import AttachError, LoadError, ObjectError, VerifierError
-from bpfleet.loader.attach import attach_by_section, attach_program, goes_nowhere, set_target
+from bpfleet.errors import AttachError, LoadError
+from bpfleet.kernel import MAP_TYPES
+from bpfleet.loader.attach import attach_by_section, attach_program, set_target, why_nowhere
+from bpfleet.loader.attach_network import as_plain_classifier
 from bpfleet.loader.backend import AttachedProgram, CompiledMap
 from bpfleet.loader.compile import object_for
 from bpfleet.loader.event_types import event_types
@@ -17,7 +19,7 @@ from bpfleet.loader.knobs import write_data, write_knobs
 from bpfleet.loader.ladders import Rung, TakenRung, Trial, loaded_ladder, none_of, rungs_of, take
 from bpfleet.loader.libbpf import Log, MapHandle, Object, ProgramHandle
 from bpfleet.loader.linking import Links, refused
-from bpfleet.loader.logs import telling_lines
+from bpfleet.loader.refusals import load_refused, open_refused
 from bpfleet.loader.seen_layouts import seen_layouts
 from bpfleet.loader.struct_ops import ask_for_links, attach_struct_ops
 from bpfleet.loader.uprobes import as_plain_uprobe
@@ -29,6 +31,9 @@ __all__ = ["CoreObject", "open_core"]
 # Numbers of the kernel's helpers.
 _POP = 88  # bpf_map_pop_elem
 _PERF_OUTPUTS = (25, 111, 121)  # bpf_perf_event_output, bpf_skb_output, bpf_xdp_output
+_WRITE_ONLY = 1 << 4  # BPF_F_WRONLY: user space may not read the map
+# Of a map of stacks whose size is filled in too: the kernel's usual depth (perf_event_max_stack).
+_FRAMES, _ADDRESS = 127, 8
 _SAY_WHERE = 'name the place in the section (SEC("kprobe/do_exit")), or list it in `attach`'
 
 
@@ -55,16 +60,30 @@ class CoreObject:
             try:
                 opened = Object(str(self._path))
             except OSError as error:
-                raise ObjectError(
-                    f"libbpf can't open it: {error.strerror}",
-                    where=str(self._path),
-                    log=telling_lines(log.text),
-                    remedy="bpfleet inspect shows what the file holds",
-                ) from None
+                raise open_refused(str(self._path), str(error.strerror), log.text) from None
         write_knobs(opened, self._path, self._request.knobs)
         write_data(opened, self._path, self._request.data)
         ask_for_links(opened)
+        self._fill_in_sizes(opened)
         return opened
+
+    def _fill_in_sizes(self, opened: Object) -> None:
+        """Before load: what the object's own loader would say of its maps. A name that is not there is
+        refused with the other words."""
+        for one in opened.maps():
+            said = self._request.words.get(one.name)
+            if said is None or not said.max_entries:
+                continue
+            try:
+                one.set(max_entries=said.max_entries)
+                if MAP_TYPES[one.type] == "stack_trace" and not one.sizes[1]:
+                    one.set(value_size=_FRAMES * _ADDRESS)
+            except OSError as error:
+                raise LoadError(
+                    f"map {one.name!r} can't have {said.max_entries} entries: {error.strerror}",
+                    where=f"words for {self._path}",
+                    remedy="name a map with entries, and from 1 to 4294967295 of them",
+                ) from None
 
     @property
     def knobs(self) -> frozenset[str]:
@@ -78,7 +97,7 @@ class CoreObject:
     def load(self) -> None:
         """Bring maps and programs into the kernel, of each ladder those of the best rung that it takes.
 
-        Raises VerifierError with the log's telling lines."""
+        Raises LoadError, or VerifierError with the log's telling lines."""
         self._refuse_unknown_programs()
         self._refuse_replacements()
         trial = Trial(self._open, self._load_rung, self._links if self._request.attach_programs else None)
@@ -103,23 +122,15 @@ class CoreObject:
         wanted = {place.program: place for place in places}
         for program in opened.programs():
             as_plain_uprobe(program)
+            as_plain_classifier(program)
             if program.name in wanted:
                 set_target(program, wanted[program.name])
         with Log() as log:
             try:
                 opened.load()
             except OSError as error:
-                refused = "BEGIN PROG LOAD LOG" in log.text
-                raise (VerifierError if refused else LoadError)(
-                    "the kernel's verifier refuses the program"
-                    if refused
-                    else f"the kernel refuses the object: {error.strerror}",
-                    where=str(self._path),
-                    log=telling_lines(log.text),
-                    remedy="mend the program at the line named"
-                    if refused
-                    else "bpfleet doctor shows what this kernel lacks",
-                ) from None
+                sections = {program.name: program.section for program in opened.programs()}
+                raise load_refused(str(self._path), str(error.strerror), log.text, sections) from None
 
     def maps(self) -> Sequence[CompiledMap]:
         """Every map that the kernel now has."""
@@ -138,7 +149,7 @@ class CoreObject:
             inner=inner,
             kind=kind,
             events=event_types(self._types, one.name),
-            own=self._is_own(kind),
+            own=self._is_own(kind) or bool(one.flags & _WRITE_ONLY),
         )
 
     def _is_own(self, kind: str) -> bool:
@@ -210,7 +221,7 @@ class CoreObject:
             return ()  # to be loaded is what can be refused of it
         made, error = self._attach(program, places or self._places(program.name, (), self._listed()))
         if made.error and error is None:
-            error = refused(program, program.section, _SAY_WHERE, reason="nothing says where to")
+            error = refused(program, program.section, _SAY_WHERE, reason=why_nowhere(program))
         if error is not None:
             raise error
         return made.links
@@ -222,12 +233,11 @@ class CoreObject:
         nowhere = AttachedProgram(program.name, program.fd, "", ())
         if not places and section == "syscall":
             return nowhere, None
-        if not places and goes_nowhere(program):
+        reason = "" if places else why_nowhere(program)
+        if reason:
             if self._request.attach_all:
-                return nowhere, refused(program, section, _SAY_WHERE, reason="nothing says where to")
-            return replace(
-                nowhere, error=f"program {program.name!r} ({section}): nothing says where to"
-            ), None
+                return nowhere, refused(program, section, _SAY_WHERE, reason=reason)
+            return replace(nowhere, error=f"program {program.name!r} ({section}): {reason}"), None
         try:
             if section.startswith("struct_ops"):
                 # The first function stands for all of the object.

@@ -22,6 +22,7 @@ _pointer, _int, _text, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, c
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     # name: (result, argument, …)
     "libbpf_set_print": (_pointer, _PRINT),
+    "libbpf_strerror": (_int, _int, _text, _size),
     "bpf_object__open_file": (_pointer, _text, _pointer),
     "bpf_object__load": (_int, _pointer),
     "bpf_object__close": (None, _pointer),
@@ -198,7 +199,7 @@ class Object:
         handle = library().bpf_object__open_file(path.encode(), None)
         if not handle:
             code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), path)
+            raise OSError(code, _strerror(code), path)
         self.handle: int = handle
 
     def maps(self) -> Iterator[MapHandle]:
@@ -230,4 +231,11 @@ class Object:
         """Bring maps and programs into the kernel."""
         result = library().bpf_object__load(self.handle)
         if result:
-            raise OSError(-result, os.strerror(-result))
+            raise OSError(-result, _strerror(-result))
+
+
+def _strerror(code: int) -> str:
+    """In words; libbpf has errors of its own, from 4000 on."""
+    text = ctypes.create_string_buffer(128)
+    library().libbpf_strerror(code, text, len(text))
+    return text.value.decode()

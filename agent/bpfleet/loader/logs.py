@@ -19,6 +19,15 @@ _PROCESSED = re.compile(r"processed \d+ insns")
 _SOURCE = re.compile(r"; *[^@ ]")
 """A line of the program's source, which the verifier repeats where the object has BTF."""
 _NO_SOURCE = re.compile(r"; *@")
+_TYPES_LOG = re.compile(
+    r"^.*-- BEGIN BTF LOAD LOG -+$.*?^.*BTF is optional, ignoring\.$\n?", re.MULTILINE | re.DOTALL
+)
+"""What the kernel has against an object's types, which libbpf then does without."""
+_ECHO = re.compile(
+    r"libbpf: (permission error while running as root; try raising 'ulimit -l'.*"
+    r"|prog '[^']*': failed to (load|prepare load attributes): -\d+|failed to load object '.*')\Z"
+)
+"""Lines of libbpf's that say nothing more. Since 5.11 no limit on locked memory counts."""
 _DIAGNOSTIC = re.compile(r"(error|warning|note|remark): ")
 _ERROR = re.compile(r"(^|[:\s])(fatal )?error: ")
 _SUMMARY = re.compile(r"\d+ (warning|error)s?( and \d+ errors?)? generated\.|fatal error: too many errors")
@@ -31,7 +40,9 @@ def telling_lines(log: str, most: int = 12) -> str:
     The complaint stands last. A log without the verifier's closing `processed N insns` (the kernel
     refused types, or libbpf an object) gives its last lines.
     """
+    log = _TYPES_LOG.sub("", log)
     lines = [line.rstrip() for line in log.splitlines() if line.strip() and not _NO_SOURCE.match(line)]
+    lines = [line for line in lines if not _ECHO.match(line)] or lines
     lines = _inside(lines, most)
     told = [_narrow(line) for line in lines[-most:]]
     if most > 1 and not any(_SOURCE.match(line) for line in told):

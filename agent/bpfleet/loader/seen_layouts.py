@@ -26,6 +26,10 @@ HEADS = {
     "cgrp_storage": _head(("cgroup", "u64", None)),
 }
 """Of local storage, by type: what stands for a key in the rows, as `struct head` of each iterator has it."""
+_WITH_ROWS = frozenset(
+    ["hash", "lru_hash", "percpu_hash", "lru_percpu_hash", "array", "percpu_array", "lpm_trie"]
+)
+"""Kinds of inner maps whose entries can be read; others hold sockets, programs or events."""
 
 
 def seen_layouts(made: BpfObject, name: str) -> tuple[Layout | None, Layout | None, tuple[int, int] | None]:
@@ -38,6 +42,8 @@ def seen_layouts(made: BpfObject, name: str) -> tuple[Layout | None, Layout | No
         return HEADS[defined.type_name], value, None
     if defined.inner is None:
         return key, value, None
+    if defined.inner.type_name not in _WITH_ROWS:
+        return None, Layout(0, ()), None
     inner_key, inner_value = made.layouts_of(defined.inner.name)
     inner_key = inner_key or sized(defined.inner.key_size)
     both, at = nested(key or sized(defined.key_size), inner_key)

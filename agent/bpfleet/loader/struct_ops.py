@@ -7,6 +7,7 @@ such links: there a map stays registered until somebody takes it out, so it woul
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 from bpfleet.kernel import MAP_TYPES, link_create
@@ -56,7 +57,12 @@ def attach_struct_ops(opened: Object, program: ProgramHandle) -> Links:
                 code = error.errno or 0
         for link in links:
             os.close(link)
-        raise refused(program, place, "another of the same name may be there", code=code, log=log.text)
+        remedy = (
+            "another of the same name is there"
+            if code == errno.EEXIST
+            else "has it all the functions, and the name, that the kernel asks for?"
+        )
+        raise refused(program, f"struct_ops {one.name}", remedy, code=code, log=log.text)
     return tuple(links)
 
 

@@ -38,7 +38,7 @@ def binary_of(wanted: Attach, program: str) -> Path:
     if not found:
         raise AttachError(
             f"program {program!r}: process {wanted.pid} does not use {wanted.target!r}",
-            where=f"attach list, target {wanted.target!r}",
+            where=f"{wanted.kind} {wanted.target}",
             remedy=f"/proc/{wanted.pid}/maps lists the files that it uses",
         )
     return found[0]
@@ -75,7 +75,7 @@ def library_path(target: str, program: str) -> Path:
             return path
         raise AttachError(
             f"program {program!r}: there is no file {target}",
-            where=f"attach list, target {target!r}",
+            where=f"target {target!r}",
             remedy="give the path of the binary or library on this host",
         )
     wanted = _library(target)
@@ -88,7 +88,7 @@ def library_path(target: str, program: str) -> Path:
         return Path(found)
     raise AttachError(
         f"program {program!r}: there is no library or program {target!r} on this host",
-        where=f"attach list, target {target!r}",
+        where=f"target {target!r}",
         remedy="/sbin/ldconfig -p lists the libraries; give a path where it is elsewhere",
     )
 

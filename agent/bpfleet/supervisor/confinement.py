@@ -23,18 +23,24 @@ _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 
 
 
 def needed_paths(*more: Path) -> list[Path]:
-    """Where the interpreter and the code lie, and `more`."""
-    places = [sys.prefix, sys.base_prefix, sys.executable, *sys.path, *map(str, more)]
-    return sorted({Path(place).absolute() for place in places if place and os.path.exists(place)})
+    """Where the interpreter and the code lie, and `more`, of which some may not be there."""
+    places = [sys.prefix, sys.base_prefix, sys.executable, *sys.path]
+    there = {Path(place).absolute() for place in places if place and os.path.exists(place)}
+    return sorted(there | {path.absolute() for path in more})
 
 
 def barred(paths: Iterable[Path], user: User) -> dict[Path, list[Path]]:
-    """The directories that `user` can't pass, each with those of `paths` that lie behind it."""
+    """The directories that `user` can't pass, each with those of `paths` that lie behind it. One behind which
+    none is has an empty list: then `user` sees that, instead of a door that is shut."""
     found: dict[Path, list[Path]] = {}
     for path in paths:
         for parent in reversed(path.parents):
+            if not parent.exists():
+                break
             if not _may_pass(parent, user):
-                found.setdefault(parent, []).append(path)
+                behind = found.setdefault(parent, [])
+                if path.exists():
+                    behind.append(path)
                 break
     return found
 

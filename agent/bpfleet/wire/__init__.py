@@ -16,6 +16,7 @@ from bpfleet.wire.encode import (
     encode_snapshot,
     encode_status,
 )
+from bpfleet.wire.fitting import fitting
 from bpfleet.wire.records import Column, Gap, Origin, Record, Schema, Snapshot, Status, columns_of
 from bpfleet.wire.stream import read_file
 
@@ -38,6 +39,7 @@ __all__ = [
     "encode_schema",
     "encode_snapshot",
     "encode_status",
+    "fitting",
     "read_file",
     "schema_memory",
 ]

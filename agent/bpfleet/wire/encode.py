@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from bpfleet.errors import WireError
 from bpfleet.wire.decode import Decoder, Limits
+from bpfleet.wire.fitting import ROW_BYTES
 from bpfleet.wire.records import VERSION, Gap, Origin, Schema, Snapshot, Status
 
 __all__ = [
@@ -33,8 +34,6 @@ FRAME_BYTES = 1 << 20
 """The largest frame made, in bytes, unless one row is larger; larger snapshots are sent in parts."""
 
 _LIMITS = Limits()
-_HEAD_ROOM = 64 << 10
-"""Bytes of a frame that no row may take: everything but the columns."""
 _SLACK = 32
 """What `part`, `parts`, `rows`, `seq` and the array's header may grow by over the smallest head."""
 _BIN_HEADER = 5
@@ -81,10 +80,9 @@ def encode_schema(schema: Schema) -> Frame:
         Decoder(_LIMITS).decode(data, where=where)
     except WireError as error:
         raise WireError(f"the schema can't be sent: {error.what}", where=error.where, remedy=remedy) from None
-    most = _LIMITS.frame_bytes - _HEAD_ROOM
-    if _row_bytes(schema) > most:
+    if _row_bytes(schema) > ROW_BYTES:
         raise WireError(
-            f"one row has {_row_bytes(schema)} bytes, a frame takes {most}", where=where, remedy=remedy
+            f"one row has {_row_bytes(schema)} bytes, a frame takes {ROW_BYTES}", where=where, remedy=remedy
         )
     return Frame("schema", 0, data)
 

@@ -150,15 +150,11 @@ class Worker:
             return
         try:
             tick(one, self.origin, self.ledger, self.sinks, self.config.agent.frame_size)
-        except OSError as error:
+        except ReadError as error:
             one.failures += 1
             one.retry_at = time.monotonic() + min(300.0, one.interval * 2**one.failures)
             one.state = State.QUARANTINED
-            one.error = ReadError(
-                f"a map can't be read: {error.strerror}",
-                where=f"collector {one.name!r}",
-                remedy="it is tried again, ever less often",
-            )
+            one.error = error
             log.error("collector %r: %s", one.name, one.error)
             self.changed.set()
             return

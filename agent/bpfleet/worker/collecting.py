@@ -56,7 +56,8 @@ class RunningCollector:
         """Open readers over the fds that came with `loaded`; raises ReadError where a map can't be read."""
         try:
             naming = open_naming(spec.name, loaded, fds)
-            maps = [running_map(spec, settings, one, loaded, naming, fds, decoders) for one in loaded.maps]
+            made = (running_map(spec, settings, one, loaded, naming, fds, decoders) for one in loaded.maps)
+            maps = [one for one in made if one is not None]
             controls = Controls(spec.name, loaded.controls, fds, loaded.changes, keep_changes)
         except OSError as error:
             raise LoadError(

@@ -20,7 +20,7 @@ from bpfleet.spec import Attach, Collector, Rung, core
 
 __all__ = ["file_collector", "files_in", "words_file"]
 
-_ENDINGS = (".bpf.o", ".bpf.c")
+_ENDINGS = (".bpf.o", ".bpf.c", ".o")
 
 
 class _Field(Settings, frozen=True, kw_only=True):
@@ -40,6 +40,7 @@ class _Map(Settings, frozen=True, kw_only=True):
     event: str = ""
     size: int = 0
     control: bool = False
+    max_entries: int = 0
     fields: dict[str, _Field] = msgspec.field(default_factory=dict)
 
 
@@ -76,7 +77,7 @@ class _File(Settings, frozen=True, kw_only=True):
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Collectors' names → files of a folder; a `.bpf.o` goes before a `.bpf.c` of its name, unless the agent
+    """Collectors' names → files of a folder; an object goes before a `.bpf.c` of its name, unless the agent
     compiled it of that itself (then `.bpf.o.inputs` stands beside it): the collector stays the same one.
 
     Raises ConfigError where the folder can't be read.
@@ -89,7 +90,7 @@ def files_in(folder: Path) -> dict[str, Path]:
             where=f"[agent] programs = {str(folder)!r}",
             remedy="name a folder that the agent's user can read",
         ) from None
-    # Sorted backwards .bpf.o comes before .bpf.c, so the first of a name stays.
+    # Sorted backwards .o comes before .bpf.o, and that before .bpf.c: the first of a name stays.
     found: dict[str, Path] = {}
     for path in files:
         ours = path.with_name(f"{path.name}.inputs") in files and path.with_suffix(".c") in files
@@ -99,7 +100,7 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 
 def words_file(program: Path) -> Path:
-    """Where words for `NAME.bpf.c` or `NAME.bpf.o` would stand."""
+    """Where words for `NAME.bpf.c`, `NAME.bpf.o` or `NAME.o` would stand."""
     name = program.name
     for ending in _ENDINGS:
         name = name.removesuffix(ending)
@@ -166,6 +167,7 @@ def _words(maps: Mapping[str, _Map]) -> dict[str, MapWords]:
             one.event,
             one.size,
             one.control,
+            one.max_entries,
             {
                 field: FieldWords(
                     said.name,

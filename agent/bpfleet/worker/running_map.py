@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from bpfleet.draining.drainer import Drainer
 from bpfleet.draining.opening import open_drainer
@@ -16,13 +19,17 @@ from bpfleet.reading.ladder import MapReader, WalkFds
 from bpfleet.settings import CollectorSettings
 from bpfleet.spec import Collector, Decoder
 from bpfleet.symbols.naming import Naming
-from bpfleet.wire import Frame, Schema, columns_of, encode_schema
+from bpfleet.wire import Frame, Schema, columns_of, encode_schema, fitting
 from bpfleet.worker.counters import Counter, Evictions
 from bpfleet.worker.decoding import DecodedColumn, decoded_columns
 from bpfleet.worker.stack_records import RunningStacks, Table, running_stacks
 from bpfleet.worker.stacks import STACK
 
 __all__ = ["Cost", "RunningMap", "running_map"]
+
+log = logging.getLogger("bpfleet")
+_NAMED = 3
+"""Columns that don't fit and are named in a message."""
 
 Reader = MapReader | InnerMaps | IteratedMap | Drainer
 
@@ -60,6 +67,8 @@ class RunningMap:
     growing: bool = False
     event_type: str = ""
     """Of a drained map: how the layout of its events was found."""
+    left_out: str = ""
+    """Which of the program's own columns a record can't carry."""
 
     def read(self) -> Read:
         """One read of the map; OSError where the kernel refuses."""
@@ -111,8 +120,16 @@ def running_map(
     naming: Naming,
     fds: list[int],
     decoders: Mapping[str, Decoder],
-) -> RunningMap:
-    """Open a reader over the fds of a map; raises ReadError where it can't be read."""
+) -> RunningMap | None:
+    """Open a reader over the fds of a map; raises ReadError where it can't be read.
+
+    None where the map has nothing that a record could carry.
+    """
+    left_out = ""
+    if not spec.maps:
+        one, left_out = _fitted(spec.name, one)
+    if not (*one.key.columns(), *one.value.columns()):
+        return None
     reader = _reader(settings, one, fds)
     columns = columns_of(one.key.columns(), one.value.columns())
     decoded = decoded_columns([*one.key.columns(), *one.value.columns()], columns, decoders)
@@ -131,7 +148,26 @@ def running_map(
         decoded,
         stacks,
         event_type=one.event_type,
+        left_out=left_out,
     )
+
+
+def _fitted(collector: str, one: LoadedMap) -> tuple[LoadedMap, str]:
+    """The map with the columns that a record can carry, and what they are that it can't, which is told."""
+    value, others = fitting(one.key, one.value)
+    if not others:
+        return one, ""
+    left_out = ", ".join(f"{leaf.name or 'value'} ({leaf.size:,} bytes)" for leaf in others[:_NAMED])
+    if len(others) > _NAMED:
+        left_out += f" and {len(others) - _NAMED} more"
+    log.warning(
+        "collector %r: map %r is told without %s: a record takes 512 columns, 1 MiB of each, "
+        "and names of 255 bytes",
+        collector,
+        one.name,
+        left_out,
+    )
+    return msgspec.structs.replace(one, value=value), left_out
 
 
 def _reader(settings: CollectorSettings, one: LoadedMap, fds: list[int]) -> Reader:

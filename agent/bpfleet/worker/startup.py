@@ -218,6 +218,10 @@ class Startup:
                 for one in made.programs:
                     if one.get("error"):
                         log.warning("collector %r goes on without a program: %s", spec.name, one["error"])
+                if self.config.sinks and not made.maps:
+                    log.warning(
+                        "collector %r has no map that could be read: it runs and tells nothing", spec.name
+                    )
                 yield made
             except BpfleetError as error:
                 close_all(fds)

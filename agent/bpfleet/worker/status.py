@@ -117,6 +117,7 @@ def _map(one: RunningMap) -> dict[str, Any]:
         "type": one.reader.info.type_name,
         "method": one.reader.method,
         "why_not": one.reader.why_not,
+        **({"left_out": one.left_out} if one.left_out else {}),
         "rows": one.cost.rows,
         "entries": one.cost.entries,
         "max_entries": one.reader.max_entries,
