@@ -47,7 +47,7 @@ class Debug:
         try:
             type_id = made.type_of(self._held[name])
             return Btf(made.section(), self._file).layout(type_id, part="value")
-        except (Unreadable, ObjectError, struct.error):
+        except (Unreadable, ObjectError, struct.error, TypeError):  # TypeError: no number where one belongs
             return None
 
     def names(self) -> tuple[str, ...]:
