@@ -33,6 +33,7 @@ from bpfleet.doctor.kernel_btf import KERNEL_BTF, type_ids
 from bpfleet.doctor.kernel_config import KernelConfig, read_config
 from bpfleet.doctor.privileges import judge_kptr_restrict, judge_namespaces, judge_unprivileged_bpf
 from bpfleet.kernel import _number
+from bpfleet.loader.compile import core_sources, object_for
 from bpfleet.supervisor.launch import _needs_cap_bpf
 
 Found = dict[str, dict[str, Any]]
@@ -444,6 +445,8 @@ def test_without_libbpf_the_package_is_named(here: Run) -> None:
 
 
 def test_without_clang_a_host_with_objects_is_well() -> None:
+    for source in core_sources(tools.SNAPSHOT.parent, *tools._plugin_folders()):
+        object_for(source)  # beside it, as in a wheel
     run = examine(PATH="/nonexistent")
     assert (run.status, run.state("clang")) == (0, "warn")
     assert "not on PATH, and not needed" in run.detail("clang")
