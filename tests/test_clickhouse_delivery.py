@@ -157,7 +157,7 @@ def writer(place: Place, records: int, batch: int) -> subprocess.Popen[str]:
 
 
 def test_a_writer_killed_at_any_moment_loses_and_repeats_nothing(server_place: Place) -> None:
-    records, dice, kills, longest = 240, random.Random(7), 0, 0.3
+    records, dice, kills, longest = 240, random.Random(7), 0, 0.06
     server_place.store().commit([record(number) for number in range(1, 5)])
     for _ in range(60):
         process = writer(server_place, records, 6)

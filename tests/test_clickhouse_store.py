@@ -16,6 +16,7 @@ from bpfleet.plugins import Plugins
 from bpfleet.settings import Duration, Size, convert
 from bpfleet.stores import Received
 from bpfleet_aggregator.stores.clickhouse.dialect import Dialect
+from bpfleet_aggregator.stores.clickhouse.server import HttpServer
 from bpfleet_aggregator.stores.clickhouse.settings import ClickhouseSettings
 from bpfleet_aggregator.stores.clickhouse.store import ClickhouseStore
 from bpfleet_aggregator.stores.clickhouse.tables import Tables, own_tables
@@ -140,6 +141,30 @@ def test_an_answer_that_breaks_off_is_told(server_place: Place) -> None:
         thread.start()
         with pytest.raises(StoreError, match=r"can't be reached|broke off"):
             server_place.store(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(10)
+
+
+def test_a_statement_whose_answer_breaks_off_is_told_and_the_next_one_has_a_new_connection(
+    server_place: Place,
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for end in (b"", b"0\r\n\r\n"):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(head + end)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = HttpServer(server_place.settings(url=url), "")
+        with pytest.raises(StoreError, match=r"can't be reached: IncompleteRead"):
+            server.run("OPTIMIZE TABLE one")
+        server.run("OPTIMIZE TABLE one")
+        server.close()
         thread.join(10)
 
 

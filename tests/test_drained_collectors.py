@@ -75,6 +75,7 @@ SENDS = {
     "QUEUE": "bpf_map_push_elem(&calls, &event, 0);",
     "STACK": "bpf_map_push_elem(&calls, &event, 0);",
 }
+HIDDEN = "SEND(calls, &event, offsetof(struct told, args) + (event.args_size & 127));"
 OFFSET = "#define offsetof(t, m) __builtin_offsetof(t, m)"
 UNUSED = f"const struct event *unused __attribute__((unused));\n{OFFSET}"
 
@@ -295,13 +296,16 @@ def test_events_of_an_unknown_type_come_as_bytes_with_their_size(
         tmp_path,
         caller,
         "RINGBUF",
-        more=OFFSET,
+        more=f"{OFFSET}\n#define SEND(map, data, size) bpf_ringbuf_output(&map, data, size, 0)",
         words="[maps.calls]\nsize = 16\n",
     )
+    text = source.read_text().replace("struct event", "struct told")  # a name that nobody would guess
+    source.write_text(text.replace(SENDS["RINGBUF"].replace("struct event", "struct told"), HIDDEN))
     agent = start(start_agent, source)
     agent.next_snapshot("calling", "calls")
     caller.call(70)
     agent.wait_for(lambda: len(events(agent)) == 70)
+    assert HIDDEN in source.read_text()
     for number, row in enumerate(events(agent)):
         assert row["event_size"] == 32 + 1 + number % 64
         assert bytes.fromhex(row["data"])[:12] == number.to_bytes(8, "little") + caller.pid.to_bytes(

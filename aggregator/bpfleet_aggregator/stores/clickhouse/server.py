@@ -91,7 +91,7 @@ class HttpServer:
         self._connection: http.client.HTTPConnection | None = None
 
     def run(self, sql: str, settings: Mapping[str, object] | None = None) -> None:
-        self._request({**(settings or {})}, [sql.encode()]).read()
+        self._carry_out({**(settings or {})}, [sql.encode()])
 
     def insert(
         self, into: str, columns: list[InsertColumn], settings: Mapping[str, object] | None = None
@@ -102,7 +102,7 @@ class HttpServer:
             body = [gzip.compress(b"".join(body), 1)]
             headers["Content-Encoding"] = "gzip"
         query = {"query": f"{into} FORMAT Native", **(settings or {})}
-        self._request(query, body, headers).read()
+        self._carry_out(query, body, headers)
 
     def ask(self, sql: str, settings: Mapping[str, object] | None = None) -> Iterator[pa.RecordBatch]:
         answer = self._request({"default_format": "Native", **(settings or {})}, [sql.encode()])
@@ -120,6 +120,17 @@ class HttpServer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _carry_out(
+        self, query: Mapping[str, object], body: Iterable[Piece], headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send, and take an answer that says nothing to its end: only then is it known to be carried out."""
+        answer = self._request(query, body, headers)
+        try:
+            answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise unreachable(error, where=self.where) from None
 
     def _request(
         self, query: Mapping[str, object], body: Iterable[Piece], headers: Mapping[str, str] | None = None
