@@ -161,6 +161,13 @@ def wait(machines: list[Machine], seconds: int) -> None:
             end(one)
 
 
+def broke_down(machine: Machine) -> bool:
+    """Whether it ended by itself before its tests did, which no test can make of it: the emulator crashed."""
+    assert machine.process is not None
+    killed = machine.process.returncode == -signal.SIGKILL
+    return not killed and not (machine.results / "exit").exists()
+
+
 def end(machine: Machine) -> None:
     """Kill what still runs of it: it has a process group of its own."""
     if machine.process is not None and machine.process.poll() is None:
@@ -189,7 +196,8 @@ def report(machine: Machine) -> bool:
         print(f"  FAILED {one.get('classname')}::{one.get('name')}")
         for said in (*one.iter("failure"), *one.iter("error")):
             print("    " + "\n    ".join((said.text or "").splitlines()[-25:]))
-    changed = differences(machine.version, facts_of(machine.results / "facts.jsonl")) if not failed else []
+    facts = machine.results / "facts.jsonl"  # not there where none of the tests chosen tells any
+    changed = differences(machine.version, facts_of(facts)) if facts.exists() and not failed else []
     for line in changed:
         print(f"  docs/kernels.md is out of date (make kernels-table): {line}")
     return bool(cases) and not failed and not changed
@@ -217,6 +225,11 @@ def main() -> int:
             start(one, arguments or [str(HERE)], chosen.seconds)
         here = None if chosen.kernel else on_this_kernel(arguments)
         wait(machines, chosen.seconds)
+        broken = [one for one in machines if broke_down(one)]
+        for one in broken:
+            print(f"{one.release}: the machine broke down; it is started once more", flush=True)
+            start(one, arguments or [str(HERE)], chosen.seconds)
+        wait(broken, chosen.seconds)
     finally:
         for one in machines:
             end(one)
