@@ -107,7 +107,7 @@ def test_each_page_that_is_touched_first_is_a_fault(
     other = "user" if kind == "kernel" else "kernel"
     # A few more for printing and reading lines; /proc has those too. One that is tried again is told twice:
     # on a busy machine a dozen of a thousand.
-    assert said <= counted[kind] + counted[other] <= said + PAGES // 20
+    assert said <= counted[kind] + counted[other] <= said + PAGES // 50
     assert counted[kind] >= PAGES
     assert counted[other] <= said - PAGES + PAGES // 100
     assert counted["write"] >= PAGES

@@ -162,7 +162,8 @@ def wait(machines: list[Machine], seconds: int) -> None:
 
 
 def broke_down(machine: Machine) -> bool:
-    """Whether it ended by itself before its tests did, which no test can make of it: the emulator crashed."""
+    """Whether it ended by itself before its tests did: the emulator, or the kernel in it, and nothing says
+    which."""
     assert machine.process is not None
     killed = machine.process.returncode == -signal.SIGKILL
     return not killed and not (machine.results / "exit").exists()
