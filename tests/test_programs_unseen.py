@@ -91,12 +91,23 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
+def programs_in(directory: Path) -> Path:
+    """An empty folder for programs, which the worker may enter."""
+    folder = directory / "programs"
+    folder.mkdir(mode=0o755)
+    return folder
+
+
+def agent_of(start_agent: Start, folder: Path) -> Agent:
+    """An agent with the programs of a folder."""
+    return start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+
+
 @needs_root
 def test_what_a_record_can_t_carry_is_left_out_and_told(start_agent: Start, tmp_path: Path) -> None:
-    folder = tmp_path / "programs"
-    folder.mkdir()
+    folder = programs_in(tmp_path)
     (folder / "shapes.bpf.c").write_text(SHAPES)
-    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent = agent_of(start_agent, folder)
     before = agent.next_snapshot("shapes", ".bss")["rows"][0]["execs"]
     for _ in range(7):
         subprocess.run(["/bin/true"], check=True)
@@ -199,13 +210,12 @@ char LICENSE[] SEC ("license") = "GPL";
 @needs_root
 def test_headers_and_sections_are_those_of_other_loaders(start_agent: Start, tmp_path: Path) -> None:
     """glibc's headers, libbpf's without their folder, sections that an older libbpf does not know."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
+    folder = programs_in(tmp_path)
     (folder / "bare.bpf.c").write_text(BARE)
     (folder / "bare.toml").write_text(
         '[[attach]]\nprogram = "on_packet"\nkind = "tcx/ingress"\ntarget = "lo"\n'
     )
-    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent = agent_of(start_agent, folder)
     before = agent.next_snapshot("bare", ".bss")["rows"][0]["hits"]
     for _ in range(5):
         subprocess.run(["/bin/true"], check=True)
@@ -256,10 +266,9 @@ char LICENSE[] SEC("license") = "GPL";
 @needs_root
 @pytest.mark.skipif(RELEASE < (6, 4), reason="Linux has these loops since 6.4")
 def test_what_later_headers_of_libbpf_have_is_there(start_agent: Start, tmp_path: Path) -> None:
-    folder = tmp_path / "programs"
-    folder.mkdir()
+    folder = programs_in(tmp_path)
     (folder / "later.bpf.c").write_text(LATER)
-    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent = agent_of(start_agent, folder)
     agent.next_snapshot("later", ".bss")
     subprocess.run(["/bin/true"], check=True)
     row = agent.wait_for(
@@ -270,13 +279,12 @@ def test_what_later_headers_of_libbpf_have_is_there(start_agent: Start, tmp_path
 
 @needs_root
 def test_a_program_without_maps_runs_and_it_is_told(start_agent: Start, tmp_path: Path) -> None:
-    folder = tmp_path / "programs"
-    folder.mkdir()
+    folder = programs_in(tmp_path)
     (folder / "mute.bpf.c").write_text(
         '#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\nchar LICENSE[] SEC("license") = "GPL";\n'
         'SEC("tp_btf/sched_process_exec") int on_exec(void *ctx) { return 0; }\n'
     )
-    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent = agent_of(start_agent, folder)
     agent.wait_for(lambda: "collector 'mute' has no map that could be read" in agent.stderr)
     (said,) = agent.status()["collectors"]
     assert (said["state"], said["maps"]) == ("running", [])
@@ -403,13 +411,12 @@ def test_an_object_where_only_root_can_go_and_of_any_name(tmp_path: Path) -> Non
 
 @needs_root
 def test_any_object_of_a_folder_is_a_collector(start_agent: Start, tmp_path: Path) -> None:
-    folder = tmp_path / "programs"
-    folder.mkdir(mode=0o755)
+    folder = programs_in(tmp_path)
     source = HITS.replace("SECTION", "tp_btf/sched_process_exec")
     Objects(folder).compile(source, "hits").rename(folder / "hits_kern.o")
     (folder / "hits.bpf.c").unlink()
     (folder / "hits_kern.toml").write_text('version = "9"\n')
-    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent = agent_of(start_agent, folder)
     assert agent.next_snapshot("hits_kern", ".bss")["version"] == "9"
 
 
@@ -418,14 +425,13 @@ def test_events_have_the_fields_of_the_struct_that_the_source_submits(
     start_agent: Start, tmp_path: Path
 ) -> None:
     """A local pointer to it is all that there is: clang leaves such a struct out of an object."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
+    folder = programs_in(tmp_path)
     (folder / "execs.bpf.c").write_text(
         HITS.replace("__u64 hits", RINGS)
         .replace("    __sync_fetch_and_add(&hits, 1);", SUBMITS)
         .replace("SECTION", "tp_btf/sched_process_exec")
     )
-    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent = agent_of(start_agent, folder)
     agent.next_snapshot("execs", "rb")
     done = subprocess.run(["/bin/true"], check=True)
     assert done.returncode == 0
@@ -476,13 +482,12 @@ char LICENSE[] SEC("license") = "GPL";
 def test_sizes_that_an_object_leaves_to_its_own_loader_are_said_beside_it(
     start_agent: Start, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "programs"
-    folder.mkdir()
+    folder = programs_in(tmp_path)
     (folder / "unsized.bpf.c").write_text(UNSIZED)
     (folder / "unsized.toml").write_text(
         "[maps.by_stack]\nmax_entries = 77\n[maps.stacks]\nmax_entries = 1024\n"
     )
-    agent = start_agent(f'[agent]\ninterval = "100ms"\nprograms = "{folder}"\n')
+    agent = agent_of(start_agent, folder)
     assert agent.next_snapshot("unsized", "by_stack")["max_entries"] == 77
     subprocess.run(["/bin/true"], check=True)
     agent.wait_for(lambda: agent.snapshots("unsized", "by_stack")[-1]["rows"])
